@@ -1,0 +1,1 @@
+"""Segmentation of salt in seismic tiles, from the files to the submission."""

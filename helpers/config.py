@@ -1,0 +1,230 @@
+"""Settings: which data, where to write, how much to compute. Read in one place.
+
+| variable | option | meaning |
+|---|---|---|
+| `SALT_DATA_DIR` | `--data-dir` | folder or bundle zip of the data, or `synthetic` |
+| `SALT_OUTPUT_DIR` | `--output-dir` | for runs and submissions, default `outputs` |
+| `SALT_PROFILE` | `--profile` | `smoke`, `quick` or `full` |
+"""
+
+import os
+import platform
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SYNTHETIC = "synthetic"
+KAGGLE_FOLDERS = (
+    Path("/kaggle/input/tgs-salt-identification-challenge"),
+    Path("/kaggle/input/competitions/tgs-salt-identification-challenge"),
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much one training may cost.
+
+    Attributes:
+        epochs: epochs in all stages together; `None`: as many as the system's own.
+        size: height and width that the network sees, in pixels.
+        tiles: training tiles at most; `None`: all.
+    """
+
+    epochs: int | None
+    size: int = 128
+    tiles: int | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes and epochs; nothing else differs between profiles.
+
+    Attributes:
+        name: `"smoke"`, `"quick"` or `"full"`.
+        train_tiles, test_tiles: how many synthetic tiles are made and how many real
+            ones are read at most (`None`: 1,500 and 500 synthetic ones, all real ones).
+        main: the budget of the network that makes the submission (notebook 02).
+        encoders: the budget of each pretrained encoder (notebook 03).
+        losses: the budget of each loss (notebook 04).
+    """
+
+    name: str
+    train_tiles: int | None
+    test_tiles: int | None
+    main: Budget
+    encoders: Budget
+    losses: Budget
+
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        train_tiles=60,
+        test_tiles=12,
+        main=Budget(2),
+        encoders=Budget(1, size=64, tiles=32),
+        losses=Budget(2, size=64, tiles=32),
+    ),
+    "quick": Profile(
+        name="quick",
+        train_tiles=None,
+        test_tiles=None,
+        main=Budget(22),
+        encoders=Budget(3, size=64, tiles=640),
+        losses=Budget(8, size=64, tiles=960),
+    ),
+    "full": Profile(
+        name="full",
+        train_tiles=None,
+        test_tiles=None,
+        main=Budget(None),
+        encoders=Budget(40),
+        losses=Budget(40),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that is chosen outside the code; see `Settings.from_env`.
+
+    Attributes:
+        data: folder or bundle zip with the competition's files, or `"synthetic"`.
+        output_dir: folder for runs, caches and submissions.
+        profile: sizes and epochs.
+        seed: of folds, weights, augmentation and synthetic tiles.
+        reasons: why this data and this profile, for `describe`.
+    """
+
+    data: Path | str
+    output_dir: Path
+    profile: Profile
+    seed: int = 2018
+    reasons: tuple[str, str] = ("given", "given")
+
+    @classmethod
+    def from_env(cls, env=None):
+        """Read the settings from the environment.
+
+        Relative paths start at the repository's root, whatever folder a notebook's
+        kernel runs in.
+
+        Args:
+            env: mapping of the variables above; by default `os.environ`.
+
+        Returns:
+            The settings. Data: `SALT_DATA_DIR` if set, else `data/tgs`, else Kaggle's
+            input folder, else synthetic. Profile: `SALT_PROFILE` if set, else `full`
+            for real data with an accelerator, else `quick`.
+
+        Raises:
+            ValueError: for an unknown profile or a data folder that does not exist.
+        """
+        env = os.environ if env is None else env
+        data, data_reason = _choose_data(env.get("SALT_DATA_DIR", ""))
+        profile, profile_reason = _choose_profile(env.get("SALT_PROFILE", ""), data)
+        output = env.get("SALT_OUTPUT_DIR", "").strip() or "outputs"
+        return cls(
+            data=data,
+            output_dir=ROOT / Path(output).expanduser(),
+            profile=PROFILES[profile],
+            reasons=(data_reason, profile_reason),
+        )
+
+    @property
+    def synthetic(self):
+        """Whether the tiles are synthetic."""
+        return self.data == SYNTHETIC
+
+    @property
+    def runs_dir(self):
+        """The folder of the runs."""
+        return self.output_dir / "runs"
+
+    def describe(self):
+        """Three lines for people: data, profile, output, and why."""
+        return (
+            f"data:    {_shown(self.data)} ({self.reasons[0]})\n"
+            f"profile: {self.profile.name} ({self.reasons[1]})\n"
+            f"output:  {_shown(self.output_dir)}"
+        )
+
+
+def start():
+    """First call of every notebook: read the settings and say what was found.
+
+    Returns:
+        `Settings.from_env()`; versions, accelerator, data and profile are printed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet():
+        import keras
+        import numpy
+    settings = Settings.from_env()
+    backend = keras.backend.backend()
+    print(f"Python {platform.python_version()}, NumPy {numpy.__version__}")
+    print(
+        f"Keras {keras.__version__} on {backend}, {accelerator() or 'no accelerator'}"
+    )
+    print(settings.describe())
+    return settings
+
+
+@contextmanager
+def _quiet():
+    """Silence what TensorFlow's C++ code writes before it can be asked not to."""
+    stderr = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _choose_data(wanted):
+    if wanted.strip().lower() == SYNTHETIC:
+        return SYNTHETIC, "SALT_DATA_DIR says so"
+    if wanted.strip():
+        folder = ROOT / Path(wanted).expanduser()
+        if not folder.exists():
+            raise ValueError(
+                f"SALT_DATA_DIR: {folder} does not exist; give the folder that holds "
+                "the competition's train.zip (or the bundle zip), or `synthetic`"
+            )
+        return folder.resolve(), "SALT_DATA_DIR says so"
+    if (ROOT / "data" / "tgs").is_dir():
+        return ROOT / "data" / "tgs", "found there"
+    for folder in KAGGLE_FOLDERS:
+        if folder.is_dir():
+            return folder, "Kaggle's input folder"
+    return SYNTHETIC, "no competition data found: built-in synthetic geology"
+
+
+def _choose_profile(wanted, data):
+    if wanted.strip():
+        if wanted not in PROFILES:
+            raise ValueError(f"SALT_PROFILE: {wanted!r} is none of {list(PROFILES)}")
+        return wanted, "SALT_PROFILE says so"
+    if not accelerator():
+        return "quick", "no accelerator"
+    if data == SYNTHETIC:
+        return "quick", "synthetic tiles need no more"
+    return "full", "real data and an accelerator"
+
+
+def accelerator():
+    """Name of the first GPU or TPU that Keras' backend sees, or `""`."""
+    from keras.distribution import list_devices
+
+    devices = [d for d in list_devices() if not d.lower().startswith("cpu")]
+    return devices[0] if devices else ""
+
+
+def _shown(path):
+    """A path relative to the repository where possible: shorter, and no user names."""
+    path = Path(path)
+    inside = path.is_absolute() and path.is_relative_to(ROOT)
+    return str(path.relative_to(ROOT) if inside else path)

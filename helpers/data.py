@@ -1,0 +1,456 @@
+"""Find, fetch, check and read the tiles, however they are packed.
+
+The competition's files reach people as unpacked folders, as `train.zip` and
+`test.zip`, or as one bundle zip that holds them all. `index_files` makes one index of
+names to bytes from any of these; everything else reads from the index.
+
+What the files hide (each of these has cost somebody a day):
+
+- images are RGB with three equal channels; we keep one;
+- a mask is 16-bit with values {0, 65535}, or 8-bit where it is empty: salt is `> 0`;
+- ids such as `8e13060816` look like numbers: they are read as text;
+- an empty mask is an empty field in `train.csv`, not a missing value.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.model_selection import StratifiedKFold
+
+from helpers import config, synthetic
+from helpers.files import DataError, write_beside
+from helpers.rle import rle_decode
+
+COMPETITION = "tgs-salt-identification-challenge"
+TILE = 101
+TABLES = ("train.csv", "depths.csv", "sample_submission.csv")
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+DAMAGED = (*ZIP_ERRORS, OSError, ValueError)  # what a damaged file may raise
+ADVICE = (
+    "SALT_DATA_DIR is the folder that holds train.zip, test.zip, train.csv, depths.csv "
+    "and sample_submission.csv (or the unpacked folders train/ and test/, or the one "
+    "bundle zip); SALT_DATA_DIR=synthetic needs no files"
+)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A set of tiles.
+
+    Attributes:
+        ids: str (n,).
+        images: uint8 (n, 101, 101), grey.
+        masks: bool (n, 101, 101), True is salt; `None` for test tiles.
+        depths: int (n,), feet below the surface.
+    """
+
+    ids: np.ndarray
+    images: np.ndarray
+    masks: np.ndarray | None
+    depths: np.ndarray
+
+    def __len__(self):
+        return len(self.ids)
+
+    def take(self, indices):
+        """The tiles at these positions (integers, a slice or a bool array)."""
+        masks = None if self.masks is None else self.masks[indices]
+        return Tiles(
+            self.ids[indices], self.images[indices], masks, self.depths[indices]
+        )
+
+    @property
+    def coverage(self):
+        """Share of salt pixels in each tile, float (n,)."""
+        return self.masks.mean(axis=(1, 2))
+
+    @property
+    def constant(self):
+        """Which images have a single grey value (such tiles never hold salt), (n,)."""
+        flat = self.images.reshape(len(self), -1)
+        return flat.min(axis=1, initial=255) >= flat.max(axis=1, initial=0)
+
+
+def coverage_class(coverage):
+    """Class 0 ... 10 of a salt share: 0 is empty, 1 up to 10 %, 10 above 90 %."""
+    return np.ceil(10 * np.asarray(coverage)).astype(int)
+
+
+def make_folds(tiles, k=5, seed=2018):
+    """Deal tiles into folds that look alike in coverage and depth.
+
+    Tiles are sorted by coverage class, then depth; each run of k neighbours is a
+    stratum, of which scikit-learn's `StratifiedKFold` gives every fold one tile.
+
+    Args:
+        tiles: labelled `Tiles`, at least k.
+        k: number of folds.
+        seed: integer.
+
+    Returns:
+        int (n,), the fold of each tile, 0 ... k - 1.
+
+    Raises:
+        ValueError: for fewer than k tiles, or tiles without masks.
+    """
+    if tiles.masks is None or len(tiles) < k:
+        raise ValueError(f"{k} folds need at least {k} tiles with masks")
+    order = np.lexsort((tiles.depths, coverage_class(tiles.coverage)))
+    strata = np.empty(len(tiles), int)
+    strata[order] = np.minimum(np.arange(len(tiles)) // k, len(tiles) // k - 1)
+    folds = np.empty(len(tiles), int)
+    splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
+    for fold, (_, chosen) in enumerate(splitter.split(strata, strata)):
+        folds[chosen] = fold
+    return folds
+
+
+def load_tiles(settings):
+    """Read the labelled tiles.
+
+    Args:
+        settings: `config.Settings`; `profile.train_tiles` limits their number (a
+            seeded sample).
+
+    Returns:
+        `Tiles` in the order of `train.csv`, masks checked against its RLEs.
+
+    Raises:
+        DataError: for a missing file or id, a duplicate id, a tile that cannot be
+            decoded or has another size, and a mask that differs from its RLE.
+    """
+    files = open_data(settings)
+    table = read_table(files, "train.csv", "rle_mask")
+    limit = settings.profile.train_tiles
+    if limit is not None and limit < len(table):
+        rng = np.random.default_rng(settings.seed)
+        table = table.iloc[np.sort(rng.choice(len(table), limit, replace=False))]
+    ids = table["id"].to_numpy(str)
+    images, masks = _cached(settings, files, "train", ids, table["rle_mask"])
+    return Tiles(ids, images, masks, _depths(files, ids))
+
+
+def load_test_tiles(settings):
+    """Read the test tiles, in the order of `sample_submission.csv`.
+
+    Args:
+        settings: `config.Settings`; `profile.test_tiles` limits their number.
+
+    Returns:
+        `Tiles` with `masks=None`.
+
+    Raises:
+        DataError: as `load_tiles`.
+    """
+    files = open_data(settings)
+    table = read_table(files, "sample_submission.csv", "rle_mask")
+    ids = table["id"].to_numpy(str)[: settings.profile.test_tiles]
+    images, _ = _cached(settings, files, "test", ids)
+    return Tiles(ids, images, None, _depths(files, ids))
+
+
+# --- the index: one view of folders, zips and zips in zips --------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    """A file somewhere: where it is (for messages), a fingerprint, and its bytes."""
+
+    where: str
+    stamp: tuple
+    read: Callable[[], bytes]
+
+
+def open_data(settings):
+    """The index of the competition's files; synthetic ones are written first."""
+    if not settings.synthetic:
+        return index_files(settings.data)
+    profile = settings.profile
+    train, test = profile.train_tiles or 1500, profile.test_tiles or 500
+    recipe = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:8]
+    name = f"synthetic-{train}-{test}-{settings.seed}-{recipe}"
+    folder = settings.output_dir / name
+    if not folder.is_dir():
+        synthetic.write_dataset(folder, train, test, settings.seed)
+    return index_files(folder)
+
+
+def index_files(source):
+    """Index the competition's files in a folder or a bundle zip.
+
+    Args:
+        source: path of the folder or the zip.
+
+    Returns:
+        dict from names such as `"train.csv"`, `"train/images/<id>"` to `File`. Where
+        `train.zip` and `test.zip` were unpacked into one folder, the name is
+        `"images/<id>"`.
+
+    Raises:
+        DataError: if the source is missing, is a damaged zip, or holds none of the
+            competition's tables.
+    """
+    source = Path(source)
+    files = {}
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                _add(files, path.relative_to(source), _on_disk(path), path)
+    elif source.is_file():
+        _add_zip(files, PurePosixPath(), _on_disk(source), source)
+    else:
+        raise DataError(f"{source}: no such folder or zip. {ADVICE}")
+    if not any(table in files for table in TABLES):
+        raise DataError(f"{source}: holds none of {', '.join(TABLES)}. {ADVICE}")
+    return files
+
+
+def _on_disk(path):
+    status = path.stat()
+    return File(str(path), (status.st_size, status.st_mtime_ns), path.read_bytes)
+
+
+def _add(files, name, file, archive=None):
+    """Enter one file; look inside if it is a zip that belongs to the competition."""
+    split = [part for part in name.with_suffix("").parts if part in ("train", "test")]
+    if name.suffix == ".zip":
+        if split or COMPETITION in name.stem or len(name.parts) == 1:
+            _add_zip(files, PurePosixPath(*split[-1:]), file, archive)
+    elif name.name in TABLES:
+        files.setdefault(name.name, file)
+    elif name.suffix == ".png" and name.parent.name in ("images", "masks"):
+        if "__MACOSX" not in name.parts:
+            key = (*split[-1:], name.parent.name, name.stem)
+            files.setdefault("/".join(key), file)
+
+
+def _add_zip(files, prefix, file, archive=None):
+    """Enter the members of a zip: the file itself, or the archive on disk."""
+    try:
+        archive = zipfile.ZipFile(archive or io.BytesIO(file.read()))
+    except DAMAGED as error:
+        raise DataError(
+            f"{file.where}: damaged zip ({error}): fetch it again"
+        ) from error
+    for info in archive.infolist():
+        if not info.is_dir():
+            member = File(
+                f"{file.where}!{info.filename}",
+                (*file.stamp, info.CRC, info.file_size),
+                lambda info=info: archive.read(info),
+            )
+            _add(files, prefix / info.filename, member)
+
+
+def _find(files, name):
+    """The file of that name, or of the name without `train/` or `test/`."""
+    short = name.split("/", 1)[1] if name.count("/") > 1 else name
+    file = files.get(name) or files.get(short)
+    if file is None:
+        raise DataError(f"{name} is missing from the data. {ADVICE}")
+    return file
+
+
+# --- reading --------------------------------------------------------------------
+
+
+def read_table(files, name, column):
+    """Read one of the csv files as text: `id` and one other column.
+
+    Raises:
+        DataError: if it is missing or unreadable, lacks a column, or repeats an id.
+    """
+    file = _find(files, name)
+    try:
+        content = io.BytesIO(file.read())
+        table = pd.read_csv(content, dtype=str, keep_default_na=False)
+    except DAMAGED as error:
+        raise DataError(
+            f"{file.where}: unreadable ({error}): fetch it again"
+        ) from error
+    if not {"id", column} <= set(table.columns):
+        raise DataError(
+            f"{file.where}: has columns {list(table.columns)}, needs id and {column}; "
+            "fetch it again"
+        )
+    twice = table["id"][table["id"].duplicated()]
+    if len(twice):
+        raise DataError(
+            f"{file.where}: id {twice.iloc[0]} stands there twice: drop one"
+        )
+    return table
+
+
+def _depths(files, ids):
+    table = read_table(files, "depths.csv", "z")
+    depths = pd.to_numeric(table.set_index("id")["z"], errors="coerce").reindex(ids)
+    if depths.isna().any():
+        lost = depths.index[depths.isna()][0]
+        raise DataError(
+            f"{_find(files, 'depths.csv').where}: no depth for tile {lost}: "
+            "fetch the file again"
+        )
+    return depths.to_numpy(int)
+
+
+def _cached(settings, files, split, ids, rles=None):
+    """Images (and masks, if RLEs are given) of these ids, from the cache if it fits.
+
+    The cache is keyed by size and time of every file that goes into it, and packs
+    masks to bits; a damaged one is made again.
+    """
+    images = [_find(files, f"{split}/images/{name}") for name in ids]
+    masks = [_find(files, f"{split}/masks/{name}") for name in ids if rles is not None]
+    texts = [] if rles is None else list(rles)
+    key = repr([[file.stamp for file in images + masks], list(ids), texts])
+    key = hashlib.sha256(key.encode()).hexdigest()[:16]
+    path = settings.output_dir / "cache" / f"{split}-{key}.npz"
+    shape = (len(ids), TILE, TILE)
+    try:
+        with np.load(path) as stored:
+            bits = np.unpackbits(stored["masks"], axis=1, count=TILE * TILE)
+            cached = stored["images"], bits.reshape(-1, TILE, TILE).astype(bool)
+        if cached[0].shape == shape:
+            return cached
+    except Exception:  # NumPy and zipfile raise many kinds for a damaged file
+        pass  # not there yet, or damaged: read the tiles
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = np.array(list(pool.map(_read_image, images)), np.uint8)
+        masks = np.array(list(pool.map(_read_mask, masks, ids, texts)), bool)
+    images, masks = images.reshape(shape), masks.reshape(-1, TILE, TILE)
+    packed = np.packbits(masks.reshape(-1, TILE * TILE), axis=1)
+    with write_beside(path) as beside, beside.open("wb") as stream:
+        np.savez(stream, images=images, masks=packed)
+    return images, masks
+
+
+def _read_image(file):
+    pixels = _read_pixels(file)
+    return pixels[..., 0] if pixels.ndim == 3 else pixels
+
+
+def _read_mask(file, name, text):
+    """One mask, equal to its RLE in train.csv."""
+    pixels = _read_pixels(file)
+    mask = (pixels[..., 0] if pixels.ndim == 3 else pixels) > 0
+    try:
+        expected = rle_decode(text, (TILE, TILE))
+    except ValueError as error:
+        raise DataError(
+            f"train.csv, tile {name}: {error}: fetch the file again"
+        ) from None
+    if not np.array_equal(mask, expected):
+        raise DataError(
+            f"{file.where}: mask of tile {name} differs from its RLE in train.csv "
+            f"in {np.count_nonzero(mask != expected)} pixels: fetch both again"
+        )
+    return mask
+
+
+def _read_pixels(file):
+    try:
+        with Image.open(io.BytesIO(file.read())) as image:
+            pixels = np.asarray(image)
+    except Exception as error:  # PIL raises many kinds for a damaged file
+        raise DataError(f"{file.where}: no readable image: fetch it again") from error
+    if pixels.shape[:2] != (TILE, TILE):
+        raise DataError(
+            f"{file.where}: {pixels.shape[0]} x {pixels.shape[1]} pixels, a tile has "
+            f"{TILE} x {TILE}: fetch it again"
+        )
+    return pixels
+
+
+# --- writing and fetching -----------------------------------------------------------
+
+
+def extract(archive, folder):
+    """Unpack a zip into a new folder, completely or not at all.
+
+    Args:
+        archive: path of the zip.
+        folder: the folder to make; it must not exist yet.
+
+    Returns:
+        The folder, `pathlib.Path`.
+
+    Raises:
+        DataError: for a damaged zip, or a member that would land outside the folder
+            (`../x`, an absolute path, a drive letter); nothing is written then.
+        ValueError: if the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} exists: delete it, or extract to another folder")
+    try:
+        with zipfile.ZipFile(archive) as zipped, write_beside(folder) as beside:
+            for name in zipped.namelist():
+                parts = PurePosixPath(name.replace("\\", "/")).parts
+                if ".." in parts or name.startswith(("/", "\\")) or ":" in name:
+                    raise DataError(
+                        f"{archive}: member {name!r} would be written outside "
+                        f"{folder}: do not use this file, fetch it again"
+                    )
+            beside.mkdir()
+            zipped.extractall(beside)
+    except DAMAGED as error:
+        raise DataError(
+            f"{archive}: cannot unpack ({error}): fetch it again"
+        ) from error
+    return folder
+
+
+def download(folder=config.ROOT / "data" / "tgs"):
+    """Download the competition's data with kagglehub, into the place we look first.
+
+    Nothing in this package calls it for you: the data may be used under the rules of
+    the competition only, which you accept with your own Kaggle account.
+
+    Args:
+        folder: where the files go; if it exists it is returned as it is.
+
+    Returns:
+        The folder, `pathlib.Path`.
+
+    Raises:
+        DataError: if kagglehub is missing or refused; the message says what to do.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        return folder
+    try:
+        import kagglehub
+
+        fetched = Path(kagglehub.competition_download(COMPETITION))
+    except Exception as error:  # kagglehub and requests raise many kinds
+        raise DataError(HOW_TO_DOWNLOAD.format(error=error, folder=folder)) from error
+    index_files(fetched)  # raises if this is not the competition's data
+    with write_beside(folder) as beside:
+        shutil.copytree(fetched, beside)
+    return folder
+
+
+HOW_TO_DOWNLOAD = """the download failed: {error}
+
+1. Make a free account at https://www.kaggle.com.
+2. Open https://www.kaggle.com/c/tgs-salt-identification-challenge/rules and accept the
+   rules (press "Late Submission" or "Join Competition" if asked to).
+3. Settings > API > Create New Token. Then either
+   - in Colab: key symbol on the left > Secrets > add KAGGLE_USERNAME and KAGGLE_KEY
+     from the token, and allow this notebook to read them; or
+   - elsewhere: save the file as ~/.kaggle/kaggle.json.
+4. pip install kagglehub, restart the kernel, and call data.download() again.
+
+Or download the zip by hand from the competition's Data page and put it into {folder}.
+Without any data the notebooks run on synthetic tiles: SALT_DATA_DIR=synthetic."""

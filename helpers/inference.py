@@ -1,0 +1,170 @@
+"""From trained networks to masks: flips, ensembles, threshold, clean-up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from helpers.metrics import mean_precision, precision_per_image
+
+THRESHOLDS = tuple(i / 20 for i in range(6, 15))  # 0.30, 0.35, ... 0.70
+SMALLEST = (0, 25, 50, 100, 150, 200)  # pixels
+
+
+def predict(model, images, frame, flips=True, batch_size=64, progress=None):
+    """Probability of salt for every pixel of every tile.
+
+    Args:
+        model: a Keras model from grey tiles to logits.
+        images: uint8 (n, 101, 101).
+        frame: the `pipeline.Frame` that the model was trained with.
+        flips: average with the prediction for the left-right flipped tile, flipped
+            back: geology has no preferred side, and the errors partly cancel.
+        batch_size: tiles at a time.
+        progress: wraps the loop over batches, for example `tqdm.auto.tqdm`.
+
+    Returns:
+        float32 (n, 101, 101) in [0, 1].
+    """
+    starts = range(0, len(images), batch_size)
+    probabilities = np.zeros(images.shape, np.float32)
+    for start in progress(starts) if progress else starts:
+        batch = slice(start, start + batch_size)
+        tiles = frame.to_network(images[batch])
+        framed = _probabilities(model, tiles, batch_size)
+        if flips:
+            mirrored = _probabilities(model, tiles[:, :, ::-1], batch_size)
+            framed = (framed + mirrored[:, :, ::-1]) / 2
+        probabilities[batch] = frame.to_native(framed)
+    return probabilities
+
+
+def _probabilities(model, tiles, batch_size):
+    """Uint8 (n, size, size) -> float32; a short batch is filled up: one shape only."""
+    batch = np.zeros((batch_size, *tiles.shape[1:], 1), np.float32)
+    batch[: len(tiles), ..., 0] = tiles / np.float32(255)
+    logits = np.asarray(model.predict_on_batch(batch), np.float32)
+    return expit(logits[: len(tiles), ..., 0])
+
+
+def ensemble(predictions, weights=None):
+    """Weighted mean of several predictions of the same tiles.
+
+    Args:
+        predictions: sequence of float (n, 101, 101).
+        weights: one number each; equal by default.
+
+    Returns:
+        float32 (n, 101, 101).
+
+    Raises:
+        ValueError: for no predictions, or shapes that differ.
+    """
+    if len({np.shape(prediction) for prediction in predictions}) != 1:
+        raise ValueError("an ensemble needs one or more predictions of equal shape")
+    return np.average(predictions, axis=0, weights=weights).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How probabilities become a mask.
+
+    Attributes:
+        threshold: a pixel is salt where its probability is above this.
+        smallest: a mask of fewer salt pixels is emptied. An empty tile called salt
+            scores 0, and a few stray pixels are enough for that.
+    """
+
+    threshold: float = 0.5
+    smallest: int = 0
+
+    def __call__(self, probabilities):
+        """Masks, bool, of probabilities (n, height, width)."""
+        masks = np.asarray(probabilities) > self.threshold
+        few = np.count_nonzero(masks, axis=(1, 2)) < self.smallest
+        masks[few] = False
+        return masks
+
+
+def score_rules(masks, probabilities, thresholds=THRESHOLDS, smallest=SMALLEST):
+    """Score of every tile under every rule.
+
+    Args:
+        masks: bool (n, height, width), the truth.
+        probabilities: float (n, height, width).
+        thresholds, smallest: the values tried.
+
+    Returns:
+        `(rules, scores)`: the list of `Rule`s, and float (rules, n).
+    """
+    empty = ~masks.any(axis=(1, 2))
+    rules, scores = [], []
+    for threshold in thresholds:
+        guess = probabilities > threshold
+        area = np.count_nonzero(guess, axis=(1, 2))
+        score = precision_per_image(masks, guess)
+        for pixels in smallest:
+            rules.append(Rule(threshold, pixels))
+            scores.append(np.where(area < pixels, empty.astype(float), score))
+    return rules, np.array(scores)
+
+
+def best_rule(masks, probabilities):
+    """The rule with the best score on these tiles. For *other* tiles: see below."""
+    rules, scores = score_rules(masks, probabilities)
+    return rules[int(scores.mean(axis=1).argmax())]
+
+
+def cross_fit(masks, probabilities, seed=0):
+    """Choose a rule, and say honestly what it is worth.
+
+    A rule scored on the tiles that chose it looks better than it is. So the tiles are
+    split in two halves: each half is scored under the rule that the other half chose.
+    The rule returned, for tiles yet unseen, is chosen on all of them.
+
+    Args:
+        masks: bool (n, height, width), n >= 2.
+        probabilities: float (n, height, width), predicted for tiles that the network
+            was not trained on.
+        seed: of the split.
+
+    Returns:
+        `(rule, scores)`: a `Rule`, and float (n,), the score of each tile under the
+        rule that the other half chose; its mean is the honest score.
+    """
+    rules, scores = score_rules(masks, probabilities)
+    order = np.random.default_rng(seed).permutation(len(masks))
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    honest = np.empty(len(masks))
+    for chosen_on, scored_on in (halves, halves[::-1]):
+        best = scores[:, chosen_on].mean(axis=1).argmax()
+        honest[scored_on] = scores[best, scored_on]
+    return rules[int(scores.mean(axis=1).argmax())], honest
+
+
+def interval(scores, level=0.95, draws=2000, seed=0):
+    """Bootstrap interval of a mean score over tiles.
+
+    Args:
+        scores: float (n,), one score a tile.
+        level: probability that the interval is meant to cover.
+        draws: resamples.
+        seed: integer.
+
+    Returns:
+        `(low, high)`. It says how much the score would move with other tiles, not how
+        much with another training: for that, train with several seeds.
+
+    Source: Efron 1979, https://doi.org/10.1214/aos/1176344552
+    """
+    rng = np.random.default_rng(seed)
+    scores = np.asarray(scores, float)
+    means = [rng.choice(scores, len(scores)).mean() for _ in range(draws)]
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def score_at_half(masks, probabilities):
+    """`mean_precision` at the plain threshold of 0.5: nothing chosen, nothing tuned."""
+    return mean_precision(masks, probabilities > 0.5)
