@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -136,6 +137,7 @@ def run_notebook(notebook, folder):
             fault = ""
         except (CellExecutionError, DeadKernelError) as error:
             first = book.cells[current[-1]].source.strip().split("\n")[0]
+            error = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
             fault = f"cell {current[-1]} (`{first}`):\n{error}"
     with write_beside(folder / notebook.name) as beside:
         nbformat.write(book, beside)

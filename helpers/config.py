@@ -7,6 +7,7 @@
 | `SALT_PROFILE` | `--profile` | `smoke`, `quick` or `full` |
 """
 
+import logging
 import os
 import platform
 from contextlib import contextmanager
@@ -158,6 +159,7 @@ def start():
         `Settings.from_env()`; versions, accelerator, data and profile are printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with _quiet():
         import keras
         import numpy

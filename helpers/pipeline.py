@@ -147,15 +147,15 @@ class Augmentation:
         """
         count = len(images)
         flipped = rng.random(count) < self.flip
-        images = np.take_along_axis(
-            self.grey_curves(count, rng), images.reshape(count, -1).astype(np.intp), 1
-        ).reshape(images.shape)
+        curves = self.grey_curves(count, rng)
+        images = np.stack([c[image] for c, image in zip(curves, images, strict=True)])
         if not self.warps:
-            images, masks = images.copy(), masks.astype(np.float32)
+            masks = masks.astype(np.float32)
             images[flipped] = images[flipped, :, ::-1]
             masks[flipped] = masks[flipped, :, ::-1]
             return images, masks
-        stacked = np.stack([images, masks], axis=-1, dtype=np.float32)
+        stacked = np.empty((*images.shape, 2), np.float32)
+        stacked[..., 0], stacked[..., 1] = images, masks
         moved = ops.image.affine_transform(
             stacked,
             self.matrices(flipped, images.shape[1], rng),

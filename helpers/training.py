@@ -245,10 +245,9 @@ def _train(system, rest, held_out, folder, plan, verbose):
             _train_stage(model, stage, system, batches, watched, first, folder, verbose)
             with write_beside(weights) as beside:
                 model.save_weights(beside)
-            shutil.rmtree(work / "backup", ignore_errors=True)
         model.load_weights(weights)
         first += stage.epochs
-    return keras.Model(model.input, model.output, name=model.name)  # no optimiser
+    return model
 
 
 def build_model(system, policy="float32", seed=0):
@@ -292,6 +291,7 @@ def _watched(system, rest, held_out, seed):
 
 def _train_stage(model, stage, system, batches, watched, first, folder, verbose):
     """Train for one stage; the model ends with the weights to keep."""
+    model = keras.Model(model.input, model.output)  # same layers, a clean start
     backup, history = folder / "work" / "backup", folder / "history.csv"
     best = folder / "work" / "best.weights.h5"
     _trim(history, backup, first)

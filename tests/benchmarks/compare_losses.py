@@ -1,0 +1,76 @@
+"""The long comparison of losses: every loss on the same folds, seeds and budget.
+
+Usage: SALT_DATA_DIR=... python tests/benchmarks/compare_losses.py [--folds 3]
+
+Each fold is another training with another seed, examined on other tiles. Writes
+notebooks/losses_long.csv; trainings that are there already are read, not repeated.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from helpers import config, data, inference, losses, systems, training
+from helpers.files import write_beside
+
+BUDGET = config.Budget(epochs=16, size=64)
+RECIPES = {**{name: [name] for name in losses.LOSSES}, "bce-then-lovasz": None}
+RECIPES["bce-then-lovasz"] = ["bce", "lovasz-elu"]
+
+
+def system_of(name):
+    """Notebook 04's small U-Net with this loss."""
+    network = systems.Network(filters=8, depth=4, residual=True)
+    count = len(RECIPES[name])
+    stages = tuple(
+        systems.Stage(loss, BUDGET.epochs // count) for loss in RECIPES[name]
+    )
+    base = replace(systems.get("salt-net"), network=network, flips=False, stages=stages)
+    return replace(base, name=f"long-{name}").within(BUDGET)
+
+
+def main():
+    """Train what is missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folds", type=int, default=3)
+    folds = range(parser.parse_args().folds)
+    settings = config.start()
+    tiles = data.load_tiles(settings)
+    dealt = data.make_folds(tiles, seed=settings.seed)
+    scores = {name: [] for name in RECIPES}
+    for fold in folds:
+        for name in RECIPES:
+            run = training.fit(system_of(name), tiles, fold, settings, verbose=0)
+            _, probabilities = run.validation()
+            masks = tiles.masks[dealt == fold]
+            scores[name].append(inference.cross_fit(masks, probabilities)[1])
+            print(f"{name:16} fold {fold}: {scores[name][-1].mean():.4f}", flush=True)
+    with write_beside(ROOT / "notebooks" / "losses_long.csv") as beside:
+        table(scores).to_csv(beside, index=False, float_format="%.3f")
+
+
+def table(scores):
+    """A row per loss: mean, interval over tiles, and the paired one against BCE."""
+    rows = []
+    reference = np.concatenate(scores["bce"])
+    for name, folds in scores.items():
+        pooled = np.concatenate(folds)
+        low, high = inference.interval(pooled)
+        below, above = inference.interval(pooled - reference)
+        means = [fold.mean() for fold in folds]
+        rows.append(
+            {"loss": name, "score": pooled.mean(), "low": low, "high": high}
+            | {"minus bce, low": below, "minus bce, high": above}
+            | {"worst fold": min(means), "best fold": max(means)}
+        )
+    return pd.DataFrame(rows).sort_values("score", ascending=False)
+
+
+if __name__ == "__main__":
+    main()

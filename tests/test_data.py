@@ -1,0 +1,517 @@
+import io
+import os
+import sys
+import zipfile
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import data
+from helpers.config import PROFILES, Settings
+from helpers.data import Tiles
+from helpers.files import DataError
+from helpers.rle import rle_encode
+
+TRAIN = ["8e13060816", "0004230816", "1e5", "00012", "black00000", "whole_tile"]
+TEST = ["7e12345678", "0000000012", "NA"]
+ADVICE = "SALT_DATA_DIR"
+
+
+# --- a small competition
+
+
+def image(name):
+    """A grey tile of its own; `black00000` is constant."""
+    grey = np.random.default_rng([*name.encode()]).integers(0, 256, (101, 101))
+    return grey.astype(np.uint8) * (name != "black00000")
+
+
+def mask(name):
+    salt = np.zeros((101, 101), bool)
+    if name in TRAIN[:4]:
+        salt[10 * TRAIN.index(name) :, 3:] = True  # touches two borders
+    salt[:] |= name == "whole_tile"
+    return salt
+
+
+def depth(name):
+    return 51 + 7 * [*TRAIN, *TEST].index(name)
+
+
+def png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def mask_png(salt):
+    """As the competition has them: 16 bits, but 8 where there is no salt."""
+    return png(salt.astype(np.uint16) * 65535 if salt.any() else salt.astype(np.uint8))
+
+
+def zipped(files):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def csv(header, rows):
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows), ""]).encode()
+
+
+def unpacked():
+    """The files of the competition: dict from names to bytes."""
+    files = {
+        "train.csv": csv(
+            "id,rle_mask", [(name, rle_encode(mask(name))) for name in TRAIN]
+        ),
+        "depths.csv": csv(
+            "id,z", [(name, depth(name)) for name in reversed([*TRAIN, *TEST])]
+        ),
+        "sample_submission.csv": csv("id,rle_mask", [(name, "1 1") for name in TEST]),
+    }
+    for name in TRAIN:
+        files[f"train/images/{name}.png"] = png(np.stack([image(name)] * 3, axis=-1))
+        files[f"train/masks/{name}.png"] = mask_png(mask(name))
+    for name in TEST:
+        files[f"test/images/{name}.png"] = png(np.stack([image(name)] * 3, axis=-1))
+    return files
+
+
+def inner_zips(top=False):
+    """The files as they are fetched: `train.zip` and `test.zip` beside the tables."""
+    files, packed = unpacked(), {}
+    for split in ("train", "test"):
+        names = [name for name in files if name.startswith(f"{split}/")]
+        cut = 0 if top else len(split) + 1
+        members = {name[cut:]: files.pop(name) for name in names}
+        packed[f"{split}.zip"] = zipped(members)
+    return {**files, **packed}
+
+
+def flat():
+    """`train.zip` and `test.zip` unpacked over each other."""
+    return {
+        name.split("/", name.count("/") - 1)[-1]: c for name, c in unpacked().items()
+    }
+
+
+def within(folder, files):
+    return {f"{folder}/{name}": content for name, content in files.items()}
+
+
+BUNDLE = "tgs-salt-identification-challenge.zip"
+APPLE = {"__MACOSX/images/1e5.png": b"resource fork", "__MACOSX/._train.csv": b"\0"}
+LAYOUTS = {
+    "folders": unpacked,
+    "flat": flat,
+    "inner zips": inner_zips,
+    "inner zips with a folder": lambda: inner_zips(top=True),
+    "bundle of zips": lambda: {BUNDLE: zipped(inner_zips())},
+    "bundle of folders": lambda: {"bundle.zip": zipped({**APPLE, **unpacked()})},
+    "bundle with a folder": lambda: {BUNDLE: zipped(within("tgs", inner_zips()))},
+    "Kaggle": lambda: {**within("competition_data", unpacked()), "flamingo.txt": b""},
+    "everything twice": lambda: {**unpacked(), **inner_zips()},
+}
+
+
+def write(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def settings_for(source, **sizes):
+    profile = replace(PROFILES["quick"], **sizes)
+    return Settings(source, source.parent / "outputs", profile)
+
+
+@pytest.fixture
+def competition(tmp_path):
+    """Settings for the unpacked files."""
+    return settings_for(write(tmp_path / "tgs", unpacked()))
+
+
+def check_tiles(settings):
+    tiles, test = data.load_tiles(settings), data.load_test_tiles(settings)
+    assert tiles.ids.tolist() == TRAIN and test.ids.tolist() == TEST
+    assert np.array_equal(tiles.images, [image(name) for name in TRAIN])
+    assert np.array_equal(test.images, [image(name) for name in TEST])
+    assert np.array_equal(tiles.masks, [mask(name) for name in TRAIN])
+    assert tiles.depths.tolist() == [depth(name) for name in TRAIN]
+    assert test.depths.tolist() == [depth(name) for name in TEST]
+    assert (tiles.images.dtype, tiles.masks.dtype) == (np.uint8, bool)
+    assert test.masks is None
+    return tiles
+
+
+# --- reading
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tiles_are_read_from_every_layout_and_again_from_the_cache(tmp_path, layout):
+    settings = settings_for(write(tmp_path / "in", LAYOUTS[layout]()))
+    check_tiles(settings)
+    check_tiles(settings)
+
+
+@pytest.mark.parametrize("layout", ["bundle of zips", "bundle of folders"])
+def test_a_bundle_may_be_given_as_a_file(tmp_path, layout):
+    folder = write(tmp_path, LAYOUTS[layout]())
+    check_tiles(settings_for(next(folder.glob("*.zip"))))
+
+
+def test_tiles_know_their_coverage_and_which_are_constant(competition):
+    tiles = check_tiles(competition)
+    assert tiles.constant.tolist() == [name == "black00000" for name in TRAIN]
+    assert tiles.coverage[[0, 4, 5]] == pytest.approx([98 / 101, 0, 1])
+    few = tiles.take(np.array([5, 4]))
+    assert few.ids.tolist() == TRAIN[:3:-1] and few.coverage.tolist() == [1, 0]
+    assert data.load_test_tiles(competition).take(slice(1)).masks is None
+
+
+def test_a_profile_reads_a_seeded_sample_in_the_order_of_the_table(competition):
+    small = settings_for(competition.data, train_tiles=3, test_tiles=2)
+    tiles = data.load_tiles(small)
+    assert len(set(tiles.ids)) == 3
+    assert tiles.ids.tolist() == [name for name in TRAIN if name in set(tiles.ids)]
+    assert np.array_equal(tiles.images, [image(name) for name in tiles.ids])
+    assert np.array_equal(tiles.masks, [mask(name) for name in tiles.ids])
+    assert data.load_tiles(small).ids.tolist() == tiles.ids.tolist()
+    drawn = [data.load_tiles(replace(small, seed=seed)).ids for seed in range(4)]
+    assert len({tuple(ids) for ids in drawn}) > 1
+    assert data.load_test_tiles(small).ids.tolist() == TEST[:2]
+
+
+def test_synthetic_files_are_written_once_and_read_like_real_ones(
+    tmp_path, monkeypatch
+):
+    calls = []
+
+    def fake(folder, train, test, seed):
+        calls.append((train, test, seed))
+        write(folder, inner_zips())
+
+    monkeypatch.setattr(data.synthetic, "write_dataset", fake)
+    settings = Settings("synthetic", tmp_path, PROFILES["quick"], seed=3)
+    check_tiles(settings)
+    check_tiles(settings)
+    assert calls == [(1500, 500, 3)]
+
+
+# --- bad data
+
+
+def without(*names):
+    return lambda files: [files.pop(name) for name in names]
+
+
+def instead(name, content):
+    return lambda files: files.update({name: content})
+
+
+def edited(name, old, new):
+    return lambda files: files.update({name: files[name].replace(old, new, 1)})
+
+
+SHIFTED = np.roll(mask("1e5"), 1, axis=1)
+SQUARE = np.zeros((128, 128, 3), np.uint8)
+FAULTS = {
+    "no table": (without("train.csv"), r"train\.csv is missing"),
+    "no depths": (without("depths.csv"), r"depths\.csv is missing"),
+    "no tables": (
+        without("train.csv", "depths.csv", "sample_submission.csv"),
+        rf"tgs: holds none of train\.csv.*{ADVICE}",
+    ),
+    "no image": (without("train/images/1e5.png"), "train/images/1e5 is missing"),
+    "no mask": (without("train/masks/1e5.png"), "train/masks/1e5 is missing"),
+    "no depth": (
+        edited("depths.csv", b"1e5,", b"1e6,"),
+        r"depths\.csv: no depth .*1e5",
+    ),
+    "depth in words": (edited("depths.csv", b"1e5,", b"1e5,x"), r"depths\.csv: no de"),
+    "unknown id": (
+        edited("train.csv", b"1e5,", b"1e6,"),
+        "train/images/1e6 is missing",
+    ),
+    "repeated id": (
+        edited("train.csv", b"0004230816,", b"1e5,"),
+        r"train\.csv: id 1e5 stands there twice: drop one",
+    ),
+    "repeated depth": (
+        edited("depths.csv", b"black00000,", b"1e5,"),
+        r"depths\.csv: id 1e5 stands there twice",
+    ),
+    "other columns": (
+        edited("train.csv", b"rle_mask", b"mask"),
+        r"train\.csv: has columns \['id', 'mask'\]",
+    ),
+    "empty table": (instead("train.csv", b""), r"train\.csv: unreadable"),
+    "table in bytes": (instead("train.csv", b"id,\xff\n"), r"train\.csv: unreadable"),
+    "wrong size": (
+        instead("train/images/1e5.png", png(SQUARE)),
+        r"1e5\.png: 128 x 128 pixels, a tile has 101 x 101",
+    ),
+    "no picture": (instead("train/images/1e5.png", b"PNG"), r"1e5\.png: no readable"),
+    "half a picture": (
+        instead("train/images/1e5.png", png(np.stack([image("1e5")] * 3, -1))[:9000]),
+        r"images.1e5\.png: no readable image: fetch",
+    ),
+    "mask moved": (
+        instead("train/masks/1e5.png", mask_png(SHIFTED)),
+        r"masks.1e5\.png: mask of tile 1e5 differs from its RLE .* in 162 pixels",
+    ),
+    "mask lost": (
+        instead("train/masks/1e5.png", mask_png(SHIFTED & False)),
+        r"mask of tile 1e5 differs",
+    ),
+    "RLE lost": (
+        edited("train.csv", rle_encode(mask("1e5")).encode(), b""),
+        "mask of tile 1e5 differs",
+    ),
+    "RLE broken": (
+        edited("train.csv", rle_encode(mask("1e5")).encode(), b"0 5"),
+        r"train\.csv, tile 1e5: RLE '0 5'.*fetch",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_bad_data_is_named_every_time(tmp_path, case):
+    files = unpacked()
+    spoil, message = FAULTS[case]
+    spoil(files)
+    settings = settings_for(write(tmp_path / "tgs", files))
+    for _ in range(2):  # it is not cached
+        with pytest.raises(DataError, match=message):
+            data.load_tiles(settings)
+
+
+def test_a_folder_or_file_that_is_no_data_is_refused_with_advice(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no zip")
+    for source, fault in [
+        ("nowhere", "nowhere: no such folder or zip"),
+        ("empty", "empty: holds none"),
+        ("notes.txt", r"notes\.txt: damaged zip"),
+    ]:
+        with pytest.raises(DataError, match=fault):
+            data.load_tiles(settings_for(tmp_path / source))
+    with pytest.raises(DataError, match=r"missing.*SALT_DATA_DIR"):
+        data.load_test_tiles(settings_for(write(tmp_path / "x", {"train.csv": b""})))
+
+
+def test_damage_anywhere_in_a_bundle_is_data_error_or_harmless(tmp_path):
+    whole = zipped(inner_zips())
+    bundle = tmp_path / "bundle.zip"
+    for at in np.linspace(0, len(whole) - 1, 90).astype(int):
+        damaged = bytearray(whole)
+        damaged[at] ^= 255
+        bundle.write_bytes(damaged)
+        try:
+            check_tiles(settings_for(bundle))
+        except DataError as error:
+            assert "bundle.zip" in str(error) or "missing" in str(error)
+    bundle.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"bundle\.zip: damaged zip .*fetch it again"):
+        data.load_tiles(settings_for(bundle))
+
+
+# --- the cache
+
+
+def caches(settings):
+    return sorted((settings.output_dir / "cache").iterdir())
+
+
+def test_a_second_read_takes_the_cache(competition, monkeypatch):
+    check_tiles(competition)
+    assert len(caches(competition)) == 2  # train and test
+    monkeypatch.delattr(data, "_read_pixels")
+    check_tiles(competition)
+
+
+def test_a_damaged_cache_is_made_again(competition, monkeypatch):
+    check_tiles(competition)
+    for path in caches(competition):
+        whole = path.read_bytes()
+        turned, header = bytearray(whole), bytearray(whole)
+        turned[len(whole) // 2] ^= 255
+        header[120] ^= 255
+        for damaged in (b"", b"junk", whole[:-70], whole[:5000], turned, header):
+            path.write_bytes(damaged)
+            check_tiles(competition)
+            assert path.read_bytes() == whole
+    monkeypatch.delattr(data, "_read_pixels")
+    check_tiles(competition)
+
+
+def test_a_changed_file_is_read_again(competition):
+    check_tiles(competition)
+    path = competition.data / "train" / "images" / "1e5.png"
+    path.write_bytes(png(np.stack([image("other")] * 3, axis=-1)))
+    read = data.load_tiles(competition).images[TRAIN.index("1e5")]
+    assert np.array_equal(read, image("other"))
+
+
+def test_a_file_of_equal_size_but_another_time_is_read_again(competition):
+    path = competition.data / "test" / "images" / "NA.png"
+    for hour, grey in enumerate((7, 9)):
+        path.write_bytes(png(np.full((101, 101), grey, np.uint8)).ljust(500))
+        os.utime(path, (3600 * hour, 3600 * hour))
+        assert (data.load_test_tiles(competition).images[-1] == grey).all()
+
+
+def test_a_changed_rle_is_compared_again(competition):
+    check_tiles(competition)
+    path = competition.data / "train.csv"
+    path.write_bytes(
+        path.read_bytes().replace(b"whole_tile,1 10201", b"whole_tile,1 9")
+    )
+    with pytest.raises(DataError, match="whole_tile differs"):
+        data.load_tiles(competition)
+
+
+# --- folds
+
+
+def test_coverage_classes_are_tenths_rounded_up():
+    shares = [0, 1 / 10201, 0.1, 0.1001, 0.55, 0.9, 0.9001, 1]
+    assert data.coverage_class(shares).tolist() == [0, 1, 1, 2, 6, 9, 10, 10]
+
+
+def some_tiles(count):
+    rng = np.random.default_rng(0)
+    edge = np.where(rng.random(count) < 0.4, 0, rng.integers(1, 102, count))
+    masks = np.arange(101)[None, :, None] < edge[:, None, None]
+    masks = np.broadcast_to(masks, (count, 101, 101))
+    depths = rng.integers(51, 960, count)
+    return Tiles(np.arange(count).astype(str), masks.astype(np.uint8), masks, depths)
+
+
+@pytest.mark.parametrize("count", [100, 103])
+def test_folds_are_alike_in_size_coverage_and_depth(count):
+    tiles = some_tiles(count)
+    folds = data.make_folds(tiles, 5, seed=1)
+    sizes = np.bincount(folds, minlength=5)
+    assert sizes.sum() == count and np.ptp(sizes) <= 1
+    classes = data.coverage_class(tiles.coverage)
+    per_class = [np.bincount(folds[classes == c], minlength=5) for c in range(11)]
+    assert np.ptp(per_class, axis=1).max() <= 3
+    empty = classes == 0
+    means = [tiles.depths[empty & (folds == fold)].mean() for fold in range(5)]
+    assert np.ptp(means) < 120  # about 350 of a random split's worst
+    assert np.array_equal(folds, data.make_folds(tiles, 5, seed=1))
+    assert not np.array_equal(folds, data.make_folds(tiles, 5, seed=2))
+
+
+def test_folds_need_masks_and_enough_tiles():
+    tiles = some_tiles(6)
+    with pytest.raises(ValueError, match="at least 7 tiles with masks"):
+        data.make_folds(tiles, 7)
+    with pytest.raises(ValueError, match="with masks"):
+        data.make_folds(replace(tiles, masks=None), 2)
+
+
+# --- unpacking and fetching
+
+
+def test_a_zip_is_unpacked_completely(tmp_path):
+    archive = tmp_path / "bundle.zip"
+    archive.write_bytes(zipped(unpacked()))
+    folder = data.extract(archive, tmp_path / "new" / "tgs")
+    assert folder == tmp_path / "new" / "tgs"
+    check_tiles(settings_for(folder))
+    with pytest.raises(ValueError, match="tgs exists: delete it"):
+        data.extract(archive, folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/x", "\\x", "..\\x", "a\\..\\..\\x", "C:\\x", "C:x"]
+)
+def test_a_member_that_leaves_the_folder_stops_the_unpacking(tmp_path, name):
+    archive = tmp_path / "bad.zip"
+    archive.write_bytes(zipped({"good": b"1", name: b"2"}))
+    with pytest.raises(DataError, match=r"bad\.zip: member .* outside"):
+        data.extract(archive, tmp_path / "in" / "tgs")
+    assert not [
+        path for path in tmp_path.rglob("*") if path.name in ("x", "tgs", "good")
+    ]
+
+
+def test_a_damaged_or_missing_zip_leaves_no_folder(tmp_path):
+    whole = zipped({"first": b"1" * 99, "a": np.random.default_rng(0).bytes(9999)})
+    archive = tmp_path / "bad.zip"
+    for damaged in (whole[:5000], whole[:5000] + b"x" + whole[5001:], None):
+        archive.write_bytes(damaged) if damaged else archive.unlink()
+        with pytest.raises(
+            DataError, match=r"bad\.zip: cannot unpack .*fetch it again"
+        ):
+            data.extract(archive, tmp_path / "tgs")
+        assert not list(tmp_path.glob("*tgs*"))
+
+
+@pytest.fixture
+def kagglehub(monkeypatch):
+    """A kagglehub whose answer, a path or an exception, the test decides."""
+    fake = SimpleNamespace(answer=AssertionError("nobody asked for it"), asked=[])
+
+    def competition_download(name):
+        fake.asked.append(name)
+        if isinstance(fake.answer, Exception):
+            raise fake.answer
+        return str(fake.answer)
+
+    fake.competition_download = competition_download
+    monkeypatch.setitem(sys.modules, "kagglehub", fake)
+    return fake
+
+
+def test_a_download_lands_where_we_look_first(tmp_path, kagglehub):
+    kagglehub.answer = write(tmp_path / "hub", inner_zips())
+    folder = tmp_path / "data" / "tgs"
+    assert data.download(folder) == folder
+    assert kagglehub.asked == ["tgs-salt-identification-challenge"]
+    check_tiles(settings_for(folder))
+    assert data.download(folder) == folder
+    assert len(kagglehub.asked) == 1
+    assert list(folder.parent.iterdir()) == [folder, folder.parent / "outputs"]
+
+
+@pytest.mark.parametrize(
+    "answer", [OSError("403 {rules}"), ValueError("no token"), None]
+)
+def test_a_failed_download_says_what_to_do_and_leaves_nothing(
+    tmp_path, monkeypatch, kagglehub, answer
+):
+    kagglehub.answer = answer
+    if answer is None:
+        monkeypatch.setitem(sys.modules, "kagglehub", None)  # not installed
+    with pytest.raises(DataError) as caught:
+        data.download(tmp_path / "data" / "tgs")
+    message = str(caught.value)
+    for part in (str(answer or "kagglehub"), "/rules", "KAGGLE_KEY", "kaggle.json"):
+        assert part in message
+    assert "pip install kagglehub" in message and "SALT_DATA_DIR=synthetic" in message
+    assert str(tmp_path / "data" / "tgs") in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_of_something_else_is_not_kept(tmp_path, kagglehub):
+    kagglehub.answer = write(tmp_path / "hub", {"readme.txt": b"moved"})
+    with pytest.raises(DataError, match="holds none"):
+        data.download(tmp_path / "data" / "tgs")
+    assert not (tmp_path / "data").exists()
+
+
+def test_reading_never_downloads(tmp_path, kagglehub):
+    with pytest.raises(DataError, match="no such folder"):
+        data.load_tiles(settings_for(tmp_path / "tgs"))
+    assert not kagglehub.asked

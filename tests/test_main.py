@@ -1,0 +1,119 @@
+"""`python -m helpers`: options, exit status, a failing cell."""
+
+import json
+
+import nbformat
+import pytest
+
+from helpers import __main__ as main
+from helpers import data, synthetic, training
+
+V4 = nbformat.v4
+
+
+@pytest.fixture(autouse=True)
+def smoke(monkeypatch, tmp_path):
+    monkeypatch.setenv("SALT_PROFILE", "smoke")
+    monkeypatch.setenv("SALT_DATA_DIR", "synthetic")
+    monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+def book(path, *cells):
+    cells = [V4.new_markdown_cell("# A notebook"), *map(V4.new_code_cell, cells)]
+    nbformat.write(V4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "huge"], "invalid choice: 'huge'"),
+        (["--data-dir", "no/such/folder"], "does not exist"),
+        (["--only", "02,09"], "no notebook '09'"),
+        (["--frobnicate"], "unrecognized arguments"),
+        (["train", "salt-nett"], "did you mean salt-net"),
+        (["train", "salt-net", "--fold", "7"], "fold 7 does not exist"),
+    ],
+)
+def test_wrong_option_is_explained_with_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_only_chooses_notebooks_in_order():
+    chosen = main._numbers("02, 05")
+    assert [path.name[:2] for path in chosen] == ["02", "05"]
+    assert [path.name[:2] for path in main._numbers(None)] == [
+        "01",
+        "02",
+        "03",
+        "04",
+        "05",
+    ]
+
+
+def test_notebooks_run_and_the_result_is_printed(smoke, tmp_path, monkeypatch, capsys):
+    """A small notebook in place of the five: what it writes is what is told."""
+    smoke.mkdir()
+    result = {"score": 0.625, "what": "8 tiles", "submission": "x.csv"}
+    cell = (
+        "import os, pathlib\n"
+        "pathlib.Path(os.environ['SALT_OUTPUT_DIR'], 'result.json')"
+        f".write_text('''{json.dumps(result)}''')"
+    )
+    monkeypatch.setattr(
+        main, "NOTEBOOKS", [book(tmp_path / "01_a.ipynb", "1 + 1", cell)]
+    )
+    assert main.main([]) == 0
+    out = capsys.readouterr().out
+    assert "validation score: 0.6250 (8 tiles)" in out and "submission: x.csv" in out
+    executed = nbformat.read(smoke / "notebooks" / "01_a.ipynb", as_version=4)
+    assert executed.cells[1].outputs[0]["data"]["text/plain"] == "2"
+    untouched = nbformat.read(tmp_path / "01_a.ipynb", as_version=4)
+    assert untouched.cells[1].outputs == []
+
+
+def test_failing_cell_stops_with_notebook_cell_and_error(
+    smoke, tmp_path, monkeypatch, capsys
+):
+    bad = book(tmp_path / "01_bad.ipynb", "x = 1", "x / 0", "print('not reached')")
+    later = book(tmp_path / "02_later.ipynb", "1")
+    monkeypatch.setattr(main, "NOTEBOOKS", [bad, later])
+    assert main.main([]) == 1
+    err = capsys.readouterr().err
+    assert (
+        "01_bad.ipynb failed in cell 2 (`x / 0`)" in err and "ZeroDivisionError" in err
+    )
+    assert (smoke / "notebooks" / "01_bad.ipynb").exists()
+    assert not (smoke / "notebooks" / "02_later.ipynb").exists()
+
+
+def test_result_of_an_earlier_run_is_not_told_again(
+    smoke, tmp_path, monkeypatch, capsys
+):
+    smoke.mkdir()
+    (smoke / "result.json").write_text('{"score": 1, "what": "", "submission": ""}')
+    monkeypatch.setattr(main, "NOTEBOOKS", [book(tmp_path / "01_a.ipynb", "1")])
+    assert main.main([]) == 0
+    assert "score" not in capsys.readouterr().out
+
+
+def test_train_writes_a_run(smoke, capsys):
+    assert main.main(["train", "salt-net", "--fold", "1"]) == 0
+    (run,) = training.find_runs(smoke / "runs")
+    assert run.name == "salt-net/fold-1"
+    assert "salt-net/fold-1: score" in capsys.readouterr().out
+
+
+def test_bad_data_is_told_with_status_1(tmp_path, capsys):
+    synthetic.write_dataset(tmp_path / "tgs", 10, 2, seed=0)
+    (tmp_path / "tgs" / "train.zip").write_bytes(b"not a zip")
+    assert main.main(["--data-dir", str(tmp_path / "tgs"), "train", "salt-net"]) == 1
+    assert "train.zip: damaged zip" in capsys.readouterr().err
+
+
+def test_data_error_is_the_one_that_users_meet():
+    assert main.DataError is data.DataError

@@ -1,0 +1,127 @@
+"""The notebooks as documents, and alone in an empty folder as in Colab.
+
+That they run is tested by nbval, which collects them beside these tests.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = ["01_eda", "02_scratch_unet", "03_vgg19_unet", "04_losses_comparison"]
+NAMES.append("05_submission")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def test_there_are_five():
+    assert [path.stem for path in PATHS] == NAMES
+
+
+def test_set_up_is_one_identical_cell():
+    first = {code(read(path))[0].source for path in PATHS}
+    assert len(first) == 1
+    assert "config.start()" in first.pop()
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_every_code_cell_is_short_and_explained(path):
+    book = read(path)
+    for before, cell in zip(book.cells, book.cells[1:], strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", cell.source
+            lines = cell.source.splitlines()
+            assert len(lines) <= 25 and max(map(len, lines)) <= 88, cell.source
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_outputs_come_from_one_clean_run_on_synthetic_tiles(path):
+    book = read(path)
+    counts = [cell.execution_count for cell in code(book)]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [output for cell in code(book) for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    assert "data:    synthetic" in code(book)[0].outputs[0].text
+    assert path.stat().st_size <= 1_500_000
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_nothing_hides_a_failure_from_nbval(path):
+    """A failing `!command` passes there, and so does `raises-exception`."""
+    for cell in code(read(path)):
+        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE)
+        assert not cell.metadata.get("tags")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_sections_and_links_are_there(path):
+    text = "\n".join(cell.source for cell in read(path).cells)
+    for part in ("# " + path.stem[:2] + " · ", "## Setup", "## Recap", "<details>"):
+        assert part in text
+    for target in re.findall(r"\]\(([\w.]+\.ipynb)\)", text):
+        assert (path.parent / target).is_file(), target
+
+
+def test_lone_notebook_fetches_the_course_as_in_colab(tmp_path, monkeypatch):
+    """An empty folder, a stand-in for google.colab, and the address of a clone."""
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    course = tmp_path / "course"
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for folder in ("helpers", "notebooks"):
+        shutil.copytree(ROOT / folder, course / folder, ignore=skip)
+    subprocess.run([*git, "init", "-q", course], check=True)
+    subprocess.run([*git, "add", "-A"], cwd=course, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "course"], cwd=course, check=True)
+
+    colab = tmp_path / "stand-in" / "google" / "colab"
+    colab.mkdir(parents=True)
+    (colab / "__init__.py").write_text("")
+    content = tmp_path / "content"
+    content.mkdir()
+    monkeypatch.setenv("SALT_REPOSITORY", course.as_uri())
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stand-in"))
+    monkeypatch.setenv("SALT_PROFILE", "smoke")
+    monkeypatch.setenv("SALT_DATA_DIR", "synthetic")
+    monkeypatch.delenv("SALT_OUTPUT_DIR", raising=False)
+    book = read(shutil.copy(PATHS[0], content))
+    where = "import google.colab, helpers; print(helpers.__file__)"
+    book.cells.append(nbformat.v4.new_code_cell(where))
+    NotebookClient(
+        book, timeout=300, resources={"metadata": {"path": str(content)}}
+    ).execute()
+    found = Path(book.cells[-1].outputs[-1].text.strip())
+    assert found.is_relative_to(content / "salt-segmentation")
+    assert (content / "salt-segmentation" / "outputs").is_dir()
+
+
+def test_ruff_finds_nothing_in_code_and_notebooks():
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_ci_runs_exactly_the_test_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    command = [line for line in readme.splitlines() if "tests/requirements.txt" in line]
+    assert len(command) == 1 and command[0].endswith("pytest")
+    assert "tests/requirements.txt" in (ROOT / ".ci" / "run").read_text()

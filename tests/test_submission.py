@@ -1,0 +1,129 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from helpers.files import DataError
+from helpers.submission import check_submission, empty_constant, write_submission
+
+IDS = ["8e13060816", "0004230816", "1e5"]
+
+
+def masks():
+    stack = np.zeros((3, 101, 101), np.uint16)
+    stack[0, :3, 0] = stack[2, 100, 100] = 65535
+    return stack
+
+
+GOOD = "id,rle_mask\n8e13060816,1 3\n0004230816,\n1e5,10201 1\n"
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.csv.gz"])
+def test_a_submission_is_written_checked_and_reproducible(tmp_path, name):
+    path = tmp_path / "new" / name
+    summary = write_submission(path, IDS, masks(), IDS[::-1])
+    assert (summary.rows, summary.empty) == (3, 1)
+    assert "3 tiles, 1 (33.3%) without salt" in str(summary)
+    content = path.read_bytes()
+    text = gzip.decompress(content) if name.endswith("gz") else content
+    assert text.decode() == GOOD
+    other = tmp_path / "other" / name
+    write_submission(other, np.array(IDS), masks() > 0)
+    assert other.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "stack", "expected", "fault"),
+    [
+        ("s.txt", IDS, masks(), IDS, r"\.csv or \.csv\.gz"),
+        ("s.csv.zip", IDS, masks(), IDS, r"\.csv or \.csv\.gz"),
+        ("s.csv", IDS, masks()[:2], IDS, "3 ids need masks"),
+        ("s.csv", IDS, masks()[:, :100], IDS, "3 ids need masks"),
+        ("s.csv", IDS, masks() / 9, IDS, "threshold"),
+        ("s.csv", IDS[:2], masks()[:2], IDS, "1 tiles are missing, e.g. 1e5"),
+        ("s.csv", IDS, masks(), IDS[:2], "1 ids are no test tiles, e.g. 1e5"),
+        ("s.csv", ["a", "b", "a"], masks(), ["a", "b"], "tile a stands there twice"),
+        ("s.csv", ["a", "b", "a"], masks(), None, "tile a stands there twice"),
+    ],
+)
+def test_nothing_is_written_when_the_arguments_are_wrong(
+    tmp_path, name, ids, stack, expected, fault
+):
+    with pytest.raises(ValueError, match=fault):
+        write_submission(tmp_path / name, ids, stack, expected)
+    assert not list(tmp_path.iterdir())
+
+
+def check(tmp_path, text):
+    path = tmp_path / "s.csv"
+    path.write_bytes(text.encode())
+    return check_submission(path, IDS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        GOOD.replace("\n", "\r\n"),
+        GOOD.rstrip("\n"),
+        GOOD.replace("1 3", '"1 3"'),
+        "\ufeff" + GOOD,
+        "id,rle_mask\n1e5,1 1\n0004230816,\n8e13060816,1 1 3 1\n",  # another order
+    ],
+)
+def test_what_kaggle_takes_is_taken(tmp_path, text):
+    assert check(tmp_path, text).rows == 3
+
+
+FAULTS = {
+    "empty file": ("", "header"),
+    "no header": (GOOD.split("\n", 1)[1], "header"),
+    "other header": (GOOD.replace("rle_mask", "mask"), "header 'id,mask'"),
+    "turned header": (GOOD.replace("id,rle_mask", "rle_mask,id"), "header"),
+    "extra column": (GOOD.replace("\n", ",\n").replace("k,", "k,z"), "header"),
+    "extra field": (GOOD.replace("1 3", "1 3,4"), "8e13060816: 3 fields"),
+    "extra field later": (GOOD.replace("1 1", "1 1,4"), "1e5: 3 fields"),
+    "no field": (GOOD.replace("16,\n", "16\n"), "0004230816: 1 fields"),
+    "missing id": (GOOD.replace("0004230816,\n", ""), "missing, e.g. 0004230816"),
+    "id as a number": (GOOD.replace("0004230816", "4230816"), "missing, e.g. 0004"),
+    "unknown id": (GOOD + "abc,\n", "no test tiles, e.g. abc"),
+    "repeated id": (GOOD + "1e5,\n", "1e5 stands there twice"),
+    "open quote": (GOOD.replace("1 3", '"1 3'), "unreadable"),
+}
+MALFORMED = ["1", "1 2 3", "0 1", "1 0", "1 -1", "10201 2", "5 1 1 1", "1 3 2 1"]
+MALFORMED += ["1.0 2", "nan", "a b"]
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_kaggle_refuses_is_refused_with_file_and_fault(tmp_path, case):
+    text, fault = FAULTS[case]
+    with pytest.raises(DataError, match=rf"s\.csv: .*{fault}"):
+        check(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_a_malformed_rle_is_refused_with_its_tile(tmp_path, text):
+    with pytest.raises(DataError, match=r"s\.csv: tile 8e13060816: "):
+        check(tmp_path, GOOD.replace("1 3", text))
+
+
+def test_a_damaged_gz_or_a_missing_file_is_refused(tmp_path):
+    path = tmp_path / "s.csv.gz"
+    with pytest.raises(DataError, match="unreadable"):
+        check_submission(path, IDS)
+    write_submission(path, IDS, masks())
+    whole = path.read_bytes()
+    turned = bytearray(whole)
+    turned[len(whole) // 2] ^= 255
+    for damaged in (whole[:-9], whole[:20], b"", GOOD.encode(), bytes(turned)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"s\.csv\.gz: "):
+            check_submission(path, IDS)
+
+
+def test_constant_tiles_are_emptied_and_the_others_kept():
+    stack = np.ones((3, 4, 4), bool)
+    emptied = empty_constant(stack, [False, True, False])
+    assert emptied.any(axis=(1, 2)).tolist() == [True, False, True]
+    assert stack.all()  # a copy

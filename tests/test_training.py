@@ -1,0 +1,194 @@
+"""Training: runs on disk, resuming, choosing without looking at the exam."""
+
+import json
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from helpers import config, data, metrics, synthetic, systems, training
+
+TINY = replace(
+    systems.get("salt-net").within(config.Budget(4, size=32)),
+    name="tiny",
+    network=systems.Network(filters=4, depth=2),
+    batch_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    made = synthetic.make_tiles(40, seed=5)
+    ids = np.array([f"{index:010x}" for index in range(40)])
+    return data.Tiles(ids, made.images, made.masks, made.depths)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
+
+
+@pytest.fixture(scope="module")
+def finished(tiles, tmp_path_factory):
+    """One run, trained once, that several tests look at."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
+    return training.fit(TINY, tiles, 0, settings, verbose=0), settings
+
+
+def interrupt_at(monkeypatch, epoch):
+    """As if the machine were switched off when this epoch begins."""
+    begin = training.EpochOrder.on_epoch_begin
+
+    def off(self, number, logs=None):
+        begin(self, number, logs)
+        if number == epoch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.EpochOrder, "on_epoch_begin", off)
+
+
+def test_run_holds_what_its_docstring_says(finished, tiles):
+    run, settings = finished
+    assert run.folder == settings.runs_dir / "tiny" / "fold-0"
+    names = {"config.json", "history.csv", "model.keras", "validation.npz"}
+    assert {file.name for file in run.folder.iterdir()} == names
+    assert list(run.history()["epoch"]) == [0, 1, 2, 3]
+    ids, probabilities = run.validation()
+    assert set(ids) == set(tiles.ids[data.make_folds(tiles) == 0])
+    assert probabilities.shape == (len(ids), 101, 101)
+
+
+def test_score_of_the_run_is_that_of_its_validation_tiles(finished, tiles):
+    run, _ = finished
+    ids, probabilities = run.validation()
+    held_out = tiles.take(np.isin(tiles.ids, ids))
+    score = metrics.mean_precision(held_out.masks, probabilities > 0.5)
+    assert run.score == pytest.approx(score, abs=0.02)  # 255 steps
+    low, high = run.config["interval"]
+    assert low <= run.score <= high
+
+
+def test_saved_model_predicts_what_the_run_keeps(finished, tiles):
+    run, _ = finished
+    ids, probabilities = run.validation()
+    held_out = tiles.take(np.isin(tiles.ids, ids))
+    again = run.predict(held_out.images)
+    np.testing.assert_allclose(again, probabilities, atol=0.5 / 255 + 1e-4)
+
+
+def test_finished_run_is_read_not_trained_again(finished, tiles, monkeypatch):
+    _, settings = finished
+    monkeypatch.setattr(training, "_train", None)  # calling it would fail
+    training.fit(TINY, tiles, 0, settings)
+
+
+def test_loss_falls(tiles, settings):
+    stage = systems.Stage("bce+dice", 8, 1e-2)
+    run = training.fit(replace(TINY, stages=(stage,)), tiles, 1, settings, verbose=0)
+    loss = run.history()["loss"]
+    assert loss.iloc[-1] < 0.9 * loss.iloc[0]
+
+
+@pytest.mark.parametrize("epoch", [1, 3])  # in the first stage, in the second
+def test_interrupted_training_ends_as_if_it_had_not_been(
+    epoch, finished, tiles, settings, monkeypatch
+):
+    whole, _ = finished
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_at(patch, epoch)
+        training.fit(TINY, tiles, 0, settings, verbose=0)
+    assert training.find_runs(settings.runs_dir) == []
+    run = training.fit(TINY, tiles, 0, settings, verbose=0)
+    columns = ["epoch", "loss", "learning_rate"]
+    np.testing.assert_allclose(
+        run.history()[columns], whole.history()[columns], rtol=1e-4
+    )
+    for ours, theirs in zip(
+        run.model().get_weights(), whole.model().get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_plateau_stops_and_keeps_the_best_weights(tiles, settings):
+    """A learning rate of zero never gains: it stops after `stopping` epochs."""
+    stage = systems.Stage("bce", 9, 0.0, schedule="plateau", patience=1, stopping=2)
+    run = training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
+    assert len(run.history()) < 9
+    assert run.history()["learning_rate"].iloc[-1] == 0.0
+
+
+def test_tiles_that_choose_the_epoch_are_not_those_reported(tiles):
+    folds = data.make_folds(tiles)
+    rest, held_out = tiles.take(folds != 0), tiles.take(folds == 0)
+    stage = systems.Stage("bce", 9, schedule="plateau")
+    system = replace(TINY, stages=(stage,))
+    trained, watched = training._watched(system, rest, held_out, seed=0)
+    parts = [set(trained.ids), set(watched.ids), set(held_out.ids)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(tiles)
+
+
+def test_another_plan_moves_the_old_run_aside(tiles, settings, capsys):
+    first = training.fit(TINY, tiles, 0, settings, verbose=0)
+    other = replace(TINY, batch_size=16)
+    second = training.fit(other, tiles, 0, settings, verbose=0)
+    assert "moved to" in capsys.readouterr().out
+    assert second.config["system"]["batch_size"] == 16
+    kept = next(second.folder.parent.glob("*-fold-0")) / "config.json"
+    assert json.loads(kept.read_text())["system"]["batch_size"] == 8
+    assert training.find_runs(settings.runs_dir) == [first]  # the folder of both
+
+
+def test_runs_alike_differ_in_the_fold_alone(finished, tiles):
+    run, settings = finished
+    other = training.fit(TINY, tiles, 2, settings, verbose=0)
+    training.fit(replace(TINY, name="else"), tiles, 0, settings, verbose=0)
+    assert training.find_runs(settings.runs_dir, like=run) == [run, other]
+
+
+def test_fold_that_does_not_exist_is_refused(tiles, settings):
+    with pytest.raises(ValueError, match="fold 5 does not exist: 0 to 4"):
+        training.fit(TINY, tiles, 5, settings)
+
+
+def test_loss_that_is_not_a_number_is_an_error(tiles, settings):
+    stage = systems.Stage("bce", 2, float("nan"))
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
+
+
+def test_cosine_warms_up_and_ends_near_zero():
+    rate = training.CosineRate(peak=1.0, first=0, epochs=10, steps=100)
+    assert rate.rate(0, 0) < 0.02
+    assert rate.rate(1, 1) > 0.9
+    assert rate.rate(9, 99) < 1e-3
+    second = training.CosineRate(peak=1.0, first=10, epochs=10, steps=100)
+    assert second.rate(10, 0) == 1.0  # no second warm-up
+
+
+def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch(tiles):
+    """Whatever it prefetches: epoch 1 must not see the order of epoch 0."""
+    fetched = []
+
+    class Recorded(training.TileBatches):
+        def __getitem__(self, index):
+            fetched.append((self.epoch, index))
+            return super().__getitem__(index)
+
+    frame = systems.Frame(32, "resize")
+    batches = Recorded(
+        tiles.images, tiles.masks, frame, 8, systems.Augmentation(), seed=1
+    )
+    model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Conv2D(1, 1)])
+    model.compile("sgd", "mse")
+    order = training.EpochOrder(batches)
+    model.fit(batches, epochs=3, shuffle=False, verbose=0, callbacks=[order])
+    expected = [(epoch, batch) for epoch in range(3) for batch in range(5)]
+    fetched.remove((0, 0))  # Keras looks at one batch to learn the shapes
+    assert sorted(fetched) == expected
+
+
+def test_precision_is_chosen_with_a_reason():
+    policy, reason = training.choose_precision(systems.get("salt-net"))
+    assert policy in ("float32", "mixed_bfloat16", "mixed_float16") and reason
