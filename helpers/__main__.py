@@ -39,9 +39,13 @@ def main(arguments=None):
     except ValueError as error:
         parser.error(str(error))
     print(settings.describe(), flush=True)
-    if options.command == "train":
-        return _train(options, settings, parser)
-    return _run_notebooks(numbers, settings)
+    try:
+        if options.command == "train":
+            return _train(options, settings, parser)
+        return _run_notebooks(numbers, settings)
+    except (DataError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser():
@@ -80,14 +84,14 @@ def _train(options, settings, parser):
         run = training.fit(system, data.load_tiles(settings), options.fold, settings)
     except ValueError as error:
         parser.error(str(error))
-    except (DataError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{run.name}: score {run.score:.4f} on {run.folder}")
+    print(f"{run.name}: score {run.score:.4f}, kept in {run.folder}")
     return 0
 
 
 def _run_notebooks(notebooks, settings):
+    from helpers import data
+
+    data.open_data(settings)  # bad data is told now, not by the first notebook
     result = settings.output_dir / "result.json"
     result.unlink(missing_ok=True)
     for notebook in notebooks:

@@ -10,9 +10,10 @@
 import logging
 import os
 import platform
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from helpers.machine import accelerator, quiet
 
 ROOT = Path(__file__).resolve().parents[1]
 SYNTHETIC = "synthetic"
@@ -71,7 +72,7 @@ PROFILES = {
         name="quick",
         train_tiles=None,
         test_tiles=None,
-        main=Budget(22),
+        main=Budget(20),
         encoders=Budget(3, size=64, tiles=640),
         losses=Budget(8, size=64, tiles=960),
     ),
@@ -160,7 +161,7 @@ def start():
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with _quiet():
+    with quiet():
         import keras
         import numpy
     settings = Settings.from_env()
@@ -171,19 +172,6 @@ def start():
     )
     print(settings.describe())
     return settings
-
-
-@contextmanager
-def _quiet():
-    """Silence what TensorFlow's C++ code writes before it can be asked not to."""
-    stderr = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def _choose_data(wanted):
@@ -207,6 +195,7 @@ def _choose_data(wanted):
 
 def _choose_profile(wanted, data):
     if wanted.strip():
+        wanted = wanted.strip()
         if wanted not in PROFILES:
             raise ValueError(f"SALT_PROFILE: {wanted!r} is none of {list(PROFILES)}")
         return wanted, "SALT_PROFILE says so"
@@ -215,14 +204,6 @@ def _choose_profile(wanted, data):
     if data == SYNTHETIC:
         return "quick", "synthetic tiles need no more"
     return "full", "real data and an accelerator"
-
-
-def accelerator():
-    """Name of the first GPU or TPU that Keras' backend sees, or `""`."""
-    from keras.distribution import list_devices
-
-    devices = [d for d in list_devices() if not d.lower().startswith("cpu")]
-    return devices[0] if devices else ""
 
 
 def _shown(path):

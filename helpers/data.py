@@ -1,8 +1,4 @@
-"""Find, fetch, check and read the tiles, however they are packed.
-
-The competition's files reach people as unpacked folders, as `train.zip` and
-`test.zip`, or as one bundle zip that holds them all. `index_files` makes one index of
-names to bytes from any of these; everything else reads from the index.
+"""Fetch, check and read the tiles, and deal them into folds.
 
 What the files hide (each of these has cost somebody a day):
 
@@ -16,32 +12,27 @@ import hashlib
 import io
 import os
 import shutil
-import zipfile
-import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from sklearn.model_selection import StratifiedKFold
 
-from helpers import config, synthetic
-from helpers.files import DataError, write_beside
+from helpers import config, geology, synthetic
+from helpers.files import (
+    COMPETITION,
+    DAMAGED,
+    DataError,
+    find_file,
+    index_files,
+    write_beside,
+)
 from helpers.rle import rle_decode
 
-COMPETITION = "tgs-salt-identification-challenge"
 TILE = 101
-TABLES = ("train.csv", "depths.csv", "sample_submission.csv")
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-DAMAGED = (*ZIP_ERRORS, OSError, ValueError)  # what a damaged file may raise
-ADVICE = (
-    "SALT_DATA_DIR is the folder that holds train.zip, test.zip, train.csv, depths.csv "
-    "and sample_submission.csv (or the unpacked folders train/ and test/, or the one "
-    "bundle zip); SALT_DATA_DIR=synthetic needs no files"
-)
 
 
 @dataclass(frozen=True)
@@ -160,109 +151,19 @@ def load_test_tiles(settings):
     return Tiles(ids, images, None, _depths(files, ids))
 
 
-# --- the index: one view of folders, zips and zips in zips --------------------------
-
-
-@dataclass(frozen=True)
-class File:
-    """A file somewhere: where it is (for messages), a fingerprint, and its bytes."""
-
-    where: str
-    stamp: tuple
-    read: Callable[[], bytes]
-
-
 def open_data(settings):
     """The index of the competition's files; synthetic ones are written first."""
     if not settings.synthetic:
         return index_files(settings.data)
     profile = settings.profile
     train, test = profile.train_tiles or 1500, profile.test_tiles or 500
-    recipe = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:8]
+    code = [Path(module.__file__).read_bytes() for module in (geology, synthetic)]
+    recipe = hashlib.sha256(b"".join(code)).hexdigest()[:8]
     name = f"synthetic-{train}-{test}-{settings.seed}-{recipe}"
     folder = settings.output_dir / name
     if not folder.is_dir():
         synthetic.write_dataset(folder, train, test, settings.seed)
     return index_files(folder)
-
-
-def index_files(source):
-    """Index the competition's files in a folder or a bundle zip.
-
-    Args:
-        source: path of the folder or the zip.
-
-    Returns:
-        dict from names such as `"train.csv"`, `"train/images/<id>"` to `File`. Where
-        `train.zip` and `test.zip` were unpacked into one folder, the name is
-        `"images/<id>"`.
-
-    Raises:
-        DataError: if the source is missing, is a damaged zip, or holds none of the
-            competition's tables.
-    """
-    source = Path(source)
-    files = {}
-    if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.is_file():
-                _add(files, path.relative_to(source), _on_disk(path), path)
-    elif source.is_file():
-        _add_zip(files, PurePosixPath(), _on_disk(source), source)
-    else:
-        raise DataError(f"{source}: no such folder or zip. {ADVICE}")
-    if not any(table in files for table in TABLES):
-        raise DataError(f"{source}: holds none of {', '.join(TABLES)}. {ADVICE}")
-    return files
-
-
-def _on_disk(path):
-    status = path.stat()
-    return File(str(path), (status.st_size, status.st_mtime_ns), path.read_bytes)
-
-
-def _add(files, name, file, archive=None):
-    """Enter one file; look inside if it is a zip that belongs to the competition."""
-    split = [part for part in name.with_suffix("").parts if part in ("train", "test")]
-    if name.suffix == ".zip":
-        if split or COMPETITION in name.stem or len(name.parts) == 1:
-            _add_zip(files, PurePosixPath(*split[-1:]), file, archive)
-    elif name.name in TABLES:
-        files.setdefault(name.name, file)
-    elif name.suffix == ".png" and name.parent.name in ("images", "masks"):
-        if "__MACOSX" not in name.parts:
-            key = (*split[-1:], name.parent.name, name.stem)
-            files.setdefault("/".join(key), file)
-
-
-def _add_zip(files, prefix, file, archive=None):
-    """Enter the members of a zip: the file itself, or the archive on disk."""
-    try:
-        archive = zipfile.ZipFile(archive or io.BytesIO(file.read()))
-    except DAMAGED as error:
-        raise DataError(
-            f"{file.where}: damaged zip ({error}): fetch it again"
-        ) from error
-    for info in archive.infolist():
-        if not info.is_dir():
-            member = File(
-                f"{file.where}!{info.filename}",
-                (*file.stamp, info.CRC, info.file_size),
-                lambda info=info: archive.read(info),
-            )
-            _add(files, prefix / info.filename, member)
-
-
-def _find(files, name):
-    """The file of that name, or of the name without `train/` or `test/`."""
-    short = name.split("/", 1)[1] if name.count("/") > 1 else name
-    file = files.get(name) or files.get(short)
-    if file is None:
-        raise DataError(f"{name} is missing from the data. {ADVICE}")
-    return file
-
-
-# --- reading --------------------------------------------------------------------
 
 
 def read_table(files, name, column):
@@ -271,7 +172,7 @@ def read_table(files, name, column):
     Raises:
         DataError: if it is missing or unreadable, lacks a column, or repeats an id.
     """
-    file = _find(files, name)
+    file = find_file(files, name)
     try:
         content = io.BytesIO(file.read())
         table = pd.read_csv(content, dtype=str, keep_default_na=False)
@@ -298,7 +199,7 @@ def _depths(files, ids):
     if depths.isna().any():
         lost = depths.index[depths.isna()][0]
         raise DataError(
-            f"{_find(files, 'depths.csv').where}: no depth for tile {lost}: "
+            f"{find_file(files, 'depths.csv').where}: no depth for tile {lost}: "
             "fetch the file again"
         )
     return depths.to_numpy(int)
@@ -310,8 +211,10 @@ def _cached(settings, files, split, ids, rles=None):
     The cache is keyed by size and time of every file that goes into it, and packs
     masks to bits; a damaged one is made again.
     """
-    images = [_find(files, f"{split}/images/{name}") for name in ids]
-    masks = [_find(files, f"{split}/masks/{name}") for name in ids if rles is not None]
+    images = [find_file(files, f"{split}/images/{name}") for name in ids]
+    masks = [
+        find_file(files, f"{split}/masks/{name}") for name in ids if rles is not None
+    ]
     texts = [] if rles is None else list(rles)
     key = repr([[file.stamp for file in images + masks], list(ids), texts])
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -372,45 +275,6 @@ def _read_pixels(file):
     return pixels
 
 
-# --- writing and fetching -----------------------------------------------------------
-
-
-def extract(archive, folder):
-    """Unpack a zip into a new folder, completely or not at all.
-
-    Args:
-        archive: path of the zip.
-        folder: the folder to make; it must not exist yet.
-
-    Returns:
-        The folder, `pathlib.Path`.
-
-    Raises:
-        DataError: for a damaged zip, or a member that would land outside the folder
-            (`../x`, an absolute path, a drive letter); nothing is written then.
-        ValueError: if the folder exists.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"{folder} exists: delete it, or extract to another folder")
-    try:
-        with zipfile.ZipFile(archive) as zipped, write_beside(folder) as beside:
-            for name in zipped.namelist():
-                parts = PurePosixPath(name.replace("\\", "/")).parts
-                if ".." in parts or name.startswith(("/", "\\")) or ":" in name:
-                    raise DataError(
-                        f"{archive}: member {name!r} would be written outside "
-                        f"{folder}: do not use this file, fetch it again"
-                    )
-            beside.mkdir()
-            zipped.extractall(beside)
-    except DAMAGED as error:
-        raise DataError(
-            f"{archive}: cannot unpack ({error}): fetch it again"
-        ) from error
-    return folder
-
-
 def download(folder=config.ROOT / "data" / "tgs"):
     """Download the competition's data with kagglehub, into the place we look first.
 
@@ -427,7 +291,7 @@ def download(folder=config.ROOT / "data" / "tgs"):
         DataError: if kagglehub is missing or refused; the message says what to do.
     """
     folder = Path(folder)
-    if folder.exists():
+    if folder.is_dir() and any(folder.iterdir()):
         return folder
     try:
         import kagglehub

@@ -109,12 +109,6 @@ def score_rules(masks, probabilities, thresholds=THRESHOLDS, smallest=SMALLEST):
     return rules, np.array(scores)
 
 
-def best_rule(masks, probabilities):
-    """The rule with the best score on these tiles. For *other* tiles: see below."""
-    rules, scores = score_rules(masks, probabilities)
-    return rules[int(scores.mean(axis=1).argmax())]
-
-
 def cross_fit(masks, probabilities, seed=0):
     """Choose a rule, and say honestly what it is worth.
 
@@ -131,7 +125,12 @@ def cross_fit(masks, probabilities, seed=0):
     Returns:
         `(rule, scores)`: a `Rule`, and float (n,), the score of each tile under the
         rule that the other half chose; its mean is the honest score.
+
+    Raises:
+        ValueError: for fewer than two tiles.
     """
+    if len(masks) < 2:
+        raise ValueError("cross-fitting needs two tiles or more: two halves")
     rules, scores = score_rules(masks, probabilities)
     order = np.random.default_rng(seed).permutation(len(masks))
     halves = order[: len(order) // 2], order[len(order) // 2 :]

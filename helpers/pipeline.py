@@ -25,7 +25,7 @@ class Frame:
             bilinearly, which works for any size.
 
     Raises:
-        ValueError: for another mode, or padding to fewer than 101 or more than 300
+        ValueError: for another mode, or padding to fewer than 101 or more than 301
             pixels.
     """
 
@@ -265,6 +265,6 @@ class TileBatches(keras.utils.PyDataset):
             images = images.astype(np.float32) / 255.0
             masks = masks.astype(np.float32)
         else:
-            rng = np.random.default_rng((self.seed, self.epoch, index))
+            rng = np.random.default_rng((self.seed, self.epoch, 1 + index))
             images, masks = self.augmentation(images, masks, rng)
         return images[..., None], masks[..., None]

@@ -1,112 +1,27 @@
-"""Train one system on one fold, and keep everything about it in one folder: a run.
-
-A run `runs/<system>/fold-<k>/` holds
-
-| file | content |
-|---|---|
-| `config.json` | the system's row, fold, seed, precision, versions, score |
-| `history.csv` | a row per epoch: loss, score, IoU, learning rate |
-| `model.keras` | the network with the weights that were kept |
-| `validation.npz` | ids and probabilities (uint8, 255 is 1) of the fold's tiles |
-
-Notebooks, ensembles and comparisons read runs; none needs another's memory.
-"""
+"""Train one system on one fold, interruptible, into a run (see `runs`)."""
 
 import json
 import math
 import shutil
 import time
 import zlib
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
+from dataclasses import asdict
 
 import keras
 import numpy as np
 import pandas as pd
 
 from helpers import inference, losses
-from helpers.config import accelerator
 from helpers.data import make_folds
 from helpers.files import write_beside
+from helpers.machine import choose_precision, jit_compile
 from helpers.metrics import CompetitionScore, MeanTileIoU, precision_per_image
-from helpers.pipeline import Frame, TileBatches
+from helpers.pipeline import TileBatches
+from helpers.runs import PLAN, Run
 from helpers.unet import build_unet
 
 WARM_UP = 100  # steps in which the first learning rate rises from zero
 WATCHED_SHARE = 0.1  # of the training tiles, to choose the epoch of a plateau stage
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished training, read from its folder.
-
-    Attributes:
-        folder: where it lies.
-    """
-
-    folder: Path
-
-    @cached_property
-    def config(self):
-        """What was trained, and how it ended: dict."""
-        return json.loads((self.folder / "config.json").read_text())
-
-    @property
-    def name(self):
-        """`<system>/fold-<k>`."""
-        return f"{self.config['system']['name']}/fold-{self.config['fold']}"
-
-    @property
-    def frame(self):
-        """The `pipeline.Frame` of its network."""
-        return Frame(**self.config["system"]["frame"])
-
-    @property
-    def score(self):
-        """Competition score of the fold's tiles at threshold 0.5, nothing tuned."""
-        return self.config["score"]
-
-    def history(self):
-        """DataFrame, a row per epoch."""
-        return pd.read_csv(self.folder / "history.csv")
-
-    def model(self):
-        """The trained Keras model."""
-        return keras.models.load_model(self.folder / "model.keras", compile=False)
-
-    def validation(self):
-        """`(ids, probabilities)` of the fold's tiles: str (n,), float32 (n, 101, 101).
-
-        Stored with 255 steps, so within 0.002 of what the network said.
-        """
-        with np.load(self.folder / "validation.npz") as stored:
-            return stored["ids"], stored["probabilities"] / np.float32(255)
-
-    def predict(self, images, progress=None):
-        """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
-        flips = self.config["system"]["flips"]
-        model = self.model()
-        return inference.predict(model, images, self.frame, flips, progress=progress)
-
-
-PLAN = ("system", "fold", "seed", "profile", "data", "tiles", "precision")
-
-
-def find_runs(folder, like=None):
-    """The finished runs below a folder.
-
-    Args:
-        folder: for example `settings.runs_dir`.
-        like: a `Run`; only runs that were made as this one, whatever their fold.
-
-    Returns:
-        List of `Run`, sorted by name; [] if there is none.
-    """
-    files = sorted(Path(folder).glob("*/fold-*/config.json"))
-    runs = [Run(file.parent) for file in files]
-    alike = [key for key in PLAN if key != "fold"] if like else []
-    return [r for r in runs if all(r.config[key] == like.config[key] for key in alike)]
 
 
 def fit(system, tiles, fold, settings, verbose=1):
@@ -172,38 +87,6 @@ def fit(system, tiles, fold, settings, verbose=1):
 def _fingerprint(tiles):
     """Eight hexadecimal digits that change when a tile or a mask does."""
     return f"{zlib.crc32(tiles.masks, zlib.crc32(tiles.images)):08x}"
-
-
-def choose_precision(system):
-    """The fastest number format for this machine and system, and why.
-
-    Weights, losses and scores stay in float32 in any case.
-
-    Returns:
-        `(policy, reason)`: the name of a Keras dtype policy, and words for people.
-    """
-    device = accelerator()
-    if device.lower().startswith("gpu"):
-        return "mixed_float16", "a GPU computes twice as fast with 16 bits"
-    if device:
-        return "mixed_bfloat16", f"made for {device}"
-    if system.network.encoder != "scratch":
-        return "float32", "no gain from 16 bits with a wide network on a CPU"
-    if keras.backend.backend() == "tensorflow" and _cpu_flags() & BFLOAT16_FLAGS:
-        return "mixed_bfloat16", "this CPU multiplies bfloat16 natively"
-    return "float32", "this CPU has no fast 16-bit arithmetic"
-
-
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-
-
-def _cpu_flags():
-    """What a Linux CPU says it can do; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.split()}
 
 
 def _is_finished(folder, plan):
@@ -299,7 +182,7 @@ def _train_stage(model, stage, system, batches, watched, first, folder, verbose)
         optimizer=keras.optimizers.Adam(stage.learning_rate),
         loss=losses.get(stage.loss),
         metrics=[CompetitionScore(system.frame), MeanTileIoU(system.frame)],
-        jit_compile=_jit_compile(),
+        jit_compile=jit_compile(),
     )
     watch = {"monitor": "val_score", "mode": "max"}
     if stage.schedule == "cosine":
@@ -360,13 +243,6 @@ def _best_so_far(history, first):
     table = pd.read_csv(history)
     table = table[table["epoch"] >= first]
     return float(table["val_score"].max()) if len(table) else None
-
-
-def _jit_compile():
-    """XLA compiles for accelerators; TensorFlow's own CPU kernels are faster."""
-    if keras.backend.backend() == "tensorflow" and not accelerator():
-        return False
-    return "auto"
 
 
 def _keep(model, ids, probabilities, folder):

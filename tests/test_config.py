@@ -92,13 +92,3 @@ def test_start_prints_versions_and_one_line_about_the_data(house, monkeypatch, c
     out = capsys.readouterr().out
     assert "Keras" in out and "no accelerator" in out
     assert len([line for line in out.splitlines() if line.startswith("data:")]) == 1
-
-
-def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
-    import keras.distribution
-
-    devices = ["cpu:0"]
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
-    assert config.accelerator() == ""
-    devices.append("gpu:0")
-    assert config.accelerator() == "gpu:0"

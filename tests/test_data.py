@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import data
+from helpers import data, files
 from helpers.config import PROFILES, Settings
 from helpers.data import Tiles
 from helpers.files import DataError
 from helpers.rle import rle_encode
 
-TRAIN = ["8e13060816", "0004230816", "1e5", "00012", "black00000", "whole_tile"]
-TEST = ["7e12345678", "0000000012", "NA"]
+TRAIN = ["8e13060816", "0004230816", "1e5", "00012", "0000000000", "3e0000004"]
+TEST = ["7e12345678", "0000000012", "5e1"]
+BLACK, WHOLE = TRAIN[4:]
 ADVICE = "SALT_DATA_DIR"
 
 
@@ -24,16 +25,16 @@ ADVICE = "SALT_DATA_DIR"
 
 
 def image(name):
-    """A grey tile of its own; `black00000` is constant."""
+    """A grey tile of its own; `BLACK` is constant."""
     grey = np.random.default_rng([*name.encode()]).integers(0, 256, (101, 101))
-    return grey.astype(np.uint8) * (name != "black00000")
+    return grey.astype(np.uint8) * (name != BLACK)
 
 
 def mask(name):
     salt = np.zeros((101, 101), bool)
     if name in TRAIN[:4]:
         salt[10 * TRAIN.index(name) :, 3:] = True  # touches two borders
-    salt[:] |= name == "whole_tile"
+    salt[:] |= name == WHOLE
     return salt
 
 
@@ -48,7 +49,9 @@ def png(pixels):
 
 
 def mask_png(salt):
-    """As the competition has them: 16 bits, but 8 where there is no salt."""
+    """16 bits, but 8 without salt; and one as another program would save it."""
+    if salt.all():
+        return png(salt.astype(np.uint8))
     return png(salt.astype(np.uint16) * 65535 if salt.any() else salt.astype(np.uint8))
 
 
@@ -170,7 +173,7 @@ def test_a_bundle_may_be_given_as_a_file(tmp_path, layout):
 
 def test_tiles_know_their_coverage_and_which_are_constant(competition):
     tiles = check_tiles(competition)
-    assert tiles.constant.tolist() == [name == "black00000" for name in TRAIN]
+    assert tiles.constant.tolist() == [name == BLACK for name in TRAIN]
     assert tiles.coverage[[0, 4, 5]] == pytest.approx([98 / 101, 0, 1])
     few = tiles.take(np.array([5, 4]))
     assert few.ids.tolist() == TRAIN[:3:-1] and few.coverage.tolist() == [1, 0]
@@ -246,7 +249,7 @@ FAULTS = {
         r"train\.csv: id 1e5 stands there twice: drop one",
     ),
     "repeated depth": (
-        edited("depths.csv", b"black00000,", b"1e5,"),
+        edited("depths.csv", b"0000000000,", b"1e5,"),
         r"depths\.csv: id 1e5 stands there twice",
     ),
     "other columns": (
@@ -310,8 +313,10 @@ def test_a_folder_or_file_that_is_no_data_is_refused_with_advice(tmp_path):
 
 def test_damage_anywhere_in_a_bundle_is_data_error_or_harmless(tmp_path):
     whole = zipped(inner_zips())
-    bundle = tmp_path / "bundle.zip"
-    for at in np.linspace(0, len(whole) - 1, 90).astype(int):
+    bundle = write(tmp_path, {"bundle.zip": whole}) / "bundle.zip"
+    headers = [info.header_offset for info in zipfile.ZipFile(bundle).infolist()]
+    starts = [at + 30 + len("depths.csv") for at in headers]  # of deflated data
+    for at in [*headers, *starts, *range(0, len(whole), 400)]:
         damaged = bytearray(whole)
         damaged[at] ^= 255
         bundle.write_bytes(damaged)
@@ -362,7 +367,7 @@ def test_a_changed_file_is_read_again(competition):
 
 
 def test_a_file_of_equal_size_but_another_time_is_read_again(competition):
-    path = competition.data / "test" / "images" / "NA.png"
+    path = competition.data / "test" / "images" / "5e1.png"
     for hour, grey in enumerate((7, 9)):
         path.write_bytes(png(np.full((101, 101), grey, np.uint8)).ljust(500))
         os.utime(path, (3600 * hour, 3600 * hour))
@@ -372,10 +377,8 @@ def test_a_file_of_equal_size_but_another_time_is_read_again(competition):
 def test_a_changed_rle_is_compared_again(competition):
     check_tiles(competition)
     path = competition.data / "train.csv"
-    path.write_bytes(
-        path.read_bytes().replace(b"whole_tile,1 10201", b"whole_tile,1 9")
-    )
-    with pytest.raises(DataError, match="whole_tile differs"):
+    path.write_bytes(path.read_bytes().replace(b",1 10201", b",1 9"))
+    with pytest.raises(DataError, match=f"tile {WHOLE} differs"):
         data.load_tiles(competition)
 
 
@@ -426,11 +429,11 @@ def test_folds_need_masks_and_enough_tiles():
 def test_a_zip_is_unpacked_completely(tmp_path):
     archive = tmp_path / "bundle.zip"
     archive.write_bytes(zipped(unpacked()))
-    folder = data.extract(archive, tmp_path / "new" / "tgs")
+    folder = files.extract(archive, tmp_path / "new" / "tgs")
     assert folder == tmp_path / "new" / "tgs"
     check_tiles(settings_for(folder))
     with pytest.raises(ValueError, match="tgs exists: delete it"):
-        data.extract(archive, folder)
+        files.extract(archive, folder)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +443,7 @@ def test_a_member_that_leaves_the_folder_stops_the_unpacking(tmp_path, name):
     archive = tmp_path / "bad.zip"
     archive.write_bytes(zipped({"good": b"1", name: b"2"}))
     with pytest.raises(DataError, match=r"bad\.zip: member .* outside"):
-        data.extract(archive, tmp_path / "in" / "tgs")
+        files.extract(archive, tmp_path / "in" / "tgs")
     assert not [
         path for path in tmp_path.rglob("*") if path.name in ("x", "tgs", "good")
     ]
@@ -454,7 +457,7 @@ def test_a_damaged_or_missing_zip_leaves_no_folder(tmp_path):
         with pytest.raises(
             DataError, match=r"bad\.zip: cannot unpack .*fetch it again"
         ):
-            data.extract(archive, tmp_path / "tgs")
+            files.extract(archive, tmp_path / "tgs")
         assert not list(tmp_path.glob("*tgs*"))
 
 

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from helpers import __main__ as main
-from helpers import data, synthetic, training
+from helpers import data, runs, synthetic
 
 V4 = nbformat.v4
 
@@ -103,7 +103,7 @@ def test_result_of_an_earlier_run_is_not_told_again(
 
 def test_train_writes_a_run(smoke, capsys):
     assert main.main(["train", "salt-net", "--fold", "1"]) == 0
-    (run,) = training.find_runs(smoke / "runs")
+    (run,) = runs.find_runs(smoke / "runs")
     assert run.name == "salt-net/fold-1"
     assert "salt-net/fold-1: score" in capsys.readouterr().out
 
@@ -113,6 +113,12 @@ def test_bad_data_is_told_with_status_1(tmp_path, capsys):
     (tmp_path / "tgs" / "train.zip").write_bytes(b"not a zip")
     assert main.main(["--data-dir", str(tmp_path / "tgs"), "train", "salt-net"]) == 1
     assert "train.zip: damaged zip" in capsys.readouterr().err
+
+
+def test_folder_without_data_is_told_before_any_notebook(tmp_path, capsys):
+    assert main.main(["--data-dir", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "holds none of train.csv" in err and "SALT_DATA_DIR" in err
 
 
 def test_data_error_is_the_one_that_users_meet():

@@ -134,11 +134,30 @@ def test_image_and_mask_move_together_and_masks_stay_binary(name):
     assert len(np.unique(salt[moved], axis=0)) == moved.sum()  # each tile its own way
 
 
+def test_what_comes_in_from_outside_is_mirrored_not_black():
+    images, masks = np.full((8, 101, 101), 200, np.uint8), np.ones((8, 101, 101), bool)
+    grey, salt = augmented(GEOMETRY["everything"], images, masks)
+    np.testing.assert_allclose(grey, 200 / 255, atol=1e-5)
+    assert salt.all()
+
+
+def test_only_zoom_changes_areas_however_the_changes_are_combined():
+    still = replace(GEOMETRY["everything"], zoom=0.0)
+    flipped = np.arange(9) % 2 == 0
+    rows = still.matrices(flipped, 101, np.random.default_rng(0))
+    determinant = np.linalg.det(rows[:, [[0, 1], [3, 4]]])
+    np.testing.assert_allclose(determinant, np.where(flipped, -1, 1), atol=1e-5)
+
+
 def centred_bar():
     """64 tiles, each with a bar of 16 x 40 pixels at its centre."""
     bars = np.zeros((64, 101, 101), bool)
     bars[:, 43:59, 31:71] = True
     return bars
+
+
+def moved_bar(name):
+    return augmented(GEOMETRY[name], centred_bar().astype(np.uint8), centred_bar())[1]
 
 
 def moments(masks):
@@ -150,14 +169,14 @@ def moments(masks):
 
 
 def test_zoom_changes_the_area_and_keeps_the_centre():
-    area, y, x, _ = moments(augmented(GEOMETRY["zoom"], *[centred_bar()] * 2)[1])
+    area, y, x, _ = moments(moved_bar("zoom"))
     ratio = area / 640
     assert 0.7**2 * 0.9 < ratio.min() < 0.65 and 1.5 < ratio.max() < 1.3**2 * 1.1
     assert np.abs(y - 50.5).max() < 1 and np.abs(x - 50.5).max() < 1
 
 
 def test_shift_moves_the_centre_both_ways_and_keeps_the_area():
-    area, y, x, _ = moments(augmented(GEOMETRY["shift"], *[centred_bar()] * 2)[1])
+    area, y, x, _ = moments(moved_bar("shift"))
     for centre in (y - 50.5, x - 50.5):
         assert -21 < centre.min() < -14 and 14 < centre.max() < 21
     assert np.abs(area / 640 - 1).max() < 0.05
@@ -165,7 +184,7 @@ def test_shift_moves_the_centre_both_ways_and_keeps_the_area():
 
 
 def test_rotation_tilts_both_ways_about_the_centre_and_keeps_the_area():
-    area, y, x, tilt = moments(augmented(GEOMETRY["rotation"], *[centred_bar()] * 2)[1])
+    area, y, x, tilt = moments(moved_bar("rotation"))
     most = (40**2 - 16**2) / 12 * np.sin(np.deg2rad(60)) / 2  # at 30 degrees
     assert 0.8 * most < tilt.max() < 1.1 * most
     assert -1.1 * most < tilt.min() < -0.8 * most
@@ -174,7 +193,7 @@ def test_rotation_tilts_both_ways_about_the_centre_and_keeps_the_area():
 
 
 def test_shear_slides_rows_and_keeps_their_lengths():
-    salt = augmented(GEOMETRY["shear"], *[centred_bar()] * 2)[1]
+    salt = moved_bar("shear")
     assert np.abs(salt.sum(axis=2) - centred_bar().sum(axis=2)).max() <= 1
     assert np.ptp(moments(salt)[3]) > 0.3 * 16**2 / 12
 
@@ -252,13 +271,15 @@ def test_an_epoch_shows_every_tile_once_in_an_order_of_its_own():
     assert all(sorted(order) == list(range(10)) for order in orders)
 
 
-def test_equal_tiles_in_different_batches_are_changed_differently():
+def test_equal_tiles_are_changed_differently_in_every_batch_and_epoch():
     tiles = np.repeat(blobs(1), 8, axis=0)
     dealt = TileBatches(
         255 * tiles.astype(np.uint8), tiles, Frame(128), 4, GEOMETRY["everything"]
     )
-    masks = np.concatenate([dealt[0][1], dealt[1][1]])
-    assert len(np.unique(masks.reshape(8, -1), axis=0)) == 8
+    masks = [dealt[0][1], dealt[1][1]]
+    dealt.start_epoch(1)
+    masks += [dealt[0][1], dealt[1][1]]
+    assert len(np.unique(np.reshape(masks, (16, -1)), axis=0)) == 16
 
 
 def test_there_is_no_batch_after_the_last():

@@ -7,7 +7,15 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import config, data, metrics, synthetic, systems, training
+from helpers import (
+    config,
+    data,
+    metrics,
+    runs,
+    synthetic,
+    systems,
+    training,
+)
 
 TINY = replace(
     systems.get("salt-net").within(config.Budget(4, size=32)),
@@ -99,7 +107,7 @@ def test_interrupted_training_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(patch, epoch)
         training.fit(TINY, tiles, 0, settings, verbose=0)
-    assert training.find_runs(settings.runs_dir) == []
+    assert runs.find_runs(settings.runs_dir) == []
     run = training.fit(TINY, tiles, 0, settings, verbose=0)
     columns = ["epoch", "loss", "learning_rate"]
     np.testing.assert_allclose(
@@ -137,14 +145,14 @@ def test_another_plan_moves_the_old_run_aside(tiles, settings, capsys):
     assert second.config["system"]["batch_size"] == 16
     kept = next(second.folder.parent.glob("*-fold-0")) / "config.json"
     assert json.loads(kept.read_text())["system"]["batch_size"] == 8
-    assert training.find_runs(settings.runs_dir) == [first]  # the folder of both
+    assert runs.find_runs(settings.runs_dir) == [first]  # the folder of both
 
 
 def test_runs_alike_differ_in_the_fold_alone(finished, tiles):
     run, settings = finished
     other = training.fit(TINY, tiles, 2, settings, verbose=0)
     training.fit(replace(TINY, name="else"), tiles, 0, settings, verbose=0)
-    assert training.find_runs(settings.runs_dir, like=run) == [run, other]
+    assert runs.find_runs(settings.runs_dir, like=run) == [run, other]
 
 
 def test_fold_that_does_not_exist_is_refused(tiles, settings):
@@ -185,10 +193,6 @@ def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch(tiles):
     order = training.EpochOrder(batches)
     model.fit(batches, epochs=3, shuffle=False, verbose=0, callbacks=[order])
     expected = [(epoch, batch) for epoch in range(3) for batch in range(5)]
-    fetched.remove((0, 0))  # Keras looks at one batch to learn the shapes
-    assert sorted(fetched) == expected
-
-
-def test_precision_is_chosen_with_a_reason():
-    policy, reason = training.choose_precision(systems.get("salt-net"))
-    assert policy in ("float32", "mixed_bfloat16", "mixed_float16") and reason
+    assert set(fetched) == set(expected)
+    for batch in expected:  # Keras peeks before the first epoch, to learn the shapes
+        assert fetched.count(batch) == 1 or batch[0] == 0
