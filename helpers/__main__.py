@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers.config import PROFILES, ROOT, Settings
 from helpers.files import DataError, write_beside
+from helpers.machine import load_keras
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
@@ -74,6 +75,7 @@ def _numbers(only):
 
 
 def _train(options, settings, parser):
+    load_keras()
     from helpers import data, systems, training
 
     try:

@@ -7,13 +7,15 @@
 | `SALT_PROFILE` | `--profile` | `smoke`, `quick` or `full` |
 """
 
-import logging
+import importlib
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.machine import accelerator, quiet
+import numpy as np
+
+from helpers.machine import accelerator, load_keras
 
 ROOT = Path(__file__).resolve().parents[1]
 SYNTHETIC = "synthetic"
@@ -159,17 +161,12 @@ def start():
     Returns:
         `Settings.from_env()`; versions, accelerator, data and profile are printed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with quiet():
-        import keras
-        import numpy
+    keras = load_keras()
     settings = Settings.from_env()
-    backend = keras.backend.backend()
-    print(f"Python {platform.python_version()}, NumPy {numpy.__version__}")
-    print(
-        f"Keras {keras.__version__} on {backend}, {accelerator() or 'no accelerator'}"
-    )
+    backend = importlib.import_module(keras.backend.backend())
+    print(f"Python {platform.python_version()}, NumPy {np.__version__}")
+    print(f"Keras {keras.__version__} on {backend.__name__} {backend.__version__}")
+    print(f"device:  {accelerator() or 'CPU, no accelerator'}")
     print(settings.describe())
     return settings
 

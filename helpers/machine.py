@@ -1,16 +1,29 @@
 """What this machine is good at: accelerators, number formats, compilers."""
 
+import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
 
 
+def load_keras():
+    """Import Keras and its backend without TensorFlow's C++ messages.
+
+    TensorFlow writes to the process's stderr before it can be asked not to, which
+    would end up in every notebook.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with quiet():
+        import keras
+    return keras
+
+
 def accelerator():
     """Name of the first GPU or TPU that Keras' backend sees, or `""`."""
-    from keras.distribution import list_devices
-
-    devices = [d for d in list_devices() if not d.lower().startswith("cpu")]
-    return devices[0] if devices else ""
+    devices = load_keras().distribution.list_devices()
+    others = [device for device in devices if not device.lower().startswith("cpu")]
+    return others[0] if others else ""
 
 
 def choose_precision(system):
@@ -21,8 +34,6 @@ def choose_precision(system):
     Returns:
         `(policy, reason)`: the name of a Keras dtype policy, and words for people.
     """
-    import keras
-
     device = accelerator()
     if device.lower().startswith("gpu"):
         return "mixed_float16", "a GPU computes twice as fast with 16 bits"
@@ -30,7 +41,7 @@ def choose_precision(system):
         return "mixed_bfloat16", f"made for {device}"
     if system.network.encoder != "scratch":
         return "float32", "no gain from 16 bits with a wide network on a CPU"
-    if keras.backend.backend() == "tensorflow" and _cpu_flags() & BFLOAT16_FLAGS:
+    if load_keras().backend.backend() == "tensorflow" and _cpu_flags() & BFLOAT16_FLAGS:
         return "mixed_bfloat16", "this CPU multiplies bfloat16 natively"
     return "float32", "this CPU has no fast 16-bit arithmetic"
 
@@ -49,16 +60,14 @@ def _cpu_flags():
 
 def jit_compile():
     """XLA compiles for accelerators; TensorFlow's own CPU kernels are faster."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow" and not accelerator():
+    if load_keras().backend.backend() == "tensorflow" and not accelerator():
         return False
     return "auto"
 
 
 @contextmanager
 def quiet():
-    """Silence what TensorFlow's C++ code writes before it can be asked not to."""
+    """Silence the process's stderr, below Python's own."""
     stderr = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
