@@ -33,11 +33,14 @@ class Budget:
         epochs: epochs in all stages together; `None`: as many as the system's own.
         size: height and width that the network sees, in pixels.
         tiles: training tiles at most; `None`: all.
+        batch_size: tiles a step; `None`: the system's own. A short training is better
+            spent on many small steps than on few large ones.
     """
 
     epochs: int | None
     size: int = 128
     tiles: int | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ PROFILES = {
         name="quick",
         train_tiles=None,
         test_tiles=None,
-        main=Budget(20),
-        encoders=Budget(3, size=64, tiles=640),
-        losses=Budget(8, size=64, tiles=960),
+        main=Budget(18),
+        encoders=Budget(3, size=64, tiles=480, batch_size=8),
+        losses=Budget(6, size=64, tiles=800, batch_size=16),
     ),
     "full": Profile(
         name="full",

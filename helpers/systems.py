@@ -108,7 +108,13 @@ class System:
                 replace(stage, epochs=max(count, 1), schedule="cosine")
                 for stage, count in zip(stages, counts, strict=True)
             )
-        return replace(self, frame=frame, stages=stages, tiles=budget.tiles)
+        return replace(
+            self,
+            frame=frame,
+            stages=stages,
+            batch_size=budget.batch_size or self.batch_size,
+            tiles=budget.tiles,
+        )
 
 
 _JAIN = "Aditya Jain, TGS_Salt_Identify_Kaggle-ImgSeg-DL (GitHub)"

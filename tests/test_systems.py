@@ -38,7 +38,9 @@ def test_budget_shares_epochs_between_stages():
 
 
 def test_smallest_budget_leaves_an_epoch_to_each_stage():
-    system = systems.get("salt-net").within(config.Budget(1, size=64, tiles=32))
+    budget = config.Budget(1, size=64, tiles=32, batch_size=8)
+    system = systems.get("salt-net").within(budget)
+    assert system.batch_size == 8
     assert [stage.epochs for stage in system.stages] == [1, 1]
     assert (system.frame.size, system.frame.mode, system.tiles) == (64, "resize", 32)
 

@@ -16,12 +16,12 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from helpers import config, data, inference, losses, systems, training
+from helpers import config, data, inference, systems, training
 from helpers.files import write_beside
 
-BUDGET = config.Budget(epochs=16, size=64)
-RECIPES = {**{name: [name] for name in losses.LOSSES}, "bce-then-lovasz": None}
-RECIPES["bce-then-lovasz"] = ["bce", "lovasz-elu"]
+BUDGET = config.Budget(epochs=10, size=64, batch_size=16)
+NAMES = ("bce", "focal", "dice", "bce+dice", "lovasz", "lovasz-elu", "jain-mix")
+RECIPES = {name: [name] for name in NAMES} | {"bce-then-lovasz": ["bce", "lovasz-elu"]}
 
 
 def system_of(name):
