@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from helpers.config import PROFILES, ROOT, Settings
+from helpers.config import PROFILES, ROOT, SYNTHETIC, Settings
 from helpers.files import DataError, write_beside
 from helpers.machine import load_keras
 
@@ -24,68 +24,80 @@ def main(arguments=None):
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    chosen = {
-        "SALT_DATA_DIR": options.data_dir,
-        "SALT_OUTPUT_DIR": options.output_dir,
-        "SALT_PROFILE": options.profile,
-    }
-    # Paths given here start at the shell's folder, and reach the kernels complete.
-    for name in ("SALT_DATA_DIR", "SALT_OUTPUT_DIR"):
-        if chosen[name] and chosen[name] != "synthetic":
-            chosen[name] = str(Path(chosen[name]).expanduser().absolute())
-    os.environ.update({name: value for name, value in chosen.items() if value})
+    _export(options)
     try:
         settings = Settings.from_env()
-        numbers = _numbers(options.only) if options.command is None else []
+        system = _system(options) if options.command == "train" else None
+        notebooks = _numbers(options.only)
     except ValueError as error:
         parser.error(str(error))
     print(settings.describe(), flush=True)
     try:
-        if options.command == "train":
-            return _train(options, settings, parser)
-        return _run_notebooks(numbers, settings)
+        if system:
+            return _train(system, options.fold, settings)
+        return _run_notebooks(notebooks, settings)
     except (DataError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
-    parser.add_argument("--profile", choices=PROFILES, help="sizes and epochs")
-    parser.add_argument("--data-dir", help="folder with the data, or `synthetic`")
-    parser.add_argument("--output-dir", help="for runs and submissions (outputs)")
+    common = argparse.ArgumentParser(add_help=False)
+    missing = {"default": argparse.SUPPRESS}  # so that either place of an option counts
+    common.add_argument("--profile", choices=PROFILES, help="sizes, epochs", **missing)
+    common.add_argument(
+        "--data-dir", help="folder of the data, or synthetic", **missing
+    )
+    common.add_argument("--output-dir", help="for runs and submissions", **missing)
+    name = "python -m helpers"
+    parser = argparse.ArgumentParser(name, description=__doc__, parents=[common])
     parser.add_argument("--only", help="notebooks to run, such as 02,05")
     commands = parser.add_subparsers(dest="command", title="commands")
-    train = commands.add_parser("train", help="train one system on one fold")
+    train = commands.add_parser("train", help="train one system", parents=[common])
     train.add_argument("system", help="a name in helpers/systems.py, e.g. salt-net")
-    train.add_argument("--fold", type=int, default=0, help="0 to 4 (default 0)")
+    train.add_argument("--fold", type=int, default=0, choices=range(5), help="0 to 4")
     return parser
 
 
+def _export(options):
+    """Put the options where notebooks' kernels read them; paths become complete."""
+    names = {"data_dir": "SALT_DATA_DIR", "output_dir": "SALT_OUTPUT_DIR"}
+    for option, name in names.items():
+        value = getattr(options, option, None)
+        if value and value.lower() != SYNTHETIC:
+            value = str(Path(value).expanduser().absolute())
+        if value:
+            os.environ[name] = value
+    if getattr(options, "profile", None):
+        os.environ["SALT_PROFILE"] = options.profile
+
+
 def _numbers(only):
-    """`"02,05"` -> the paths of those notebooks; all of them for `None`."""
+    """`"02,05"` -> the paths of those notebooks, in order; all of them for `None`."""
     known = {notebook.name[:2]: notebook for notebook in NOTEBOOKS}
-    wanted = sorted(known) if only is None else only.replace(" ", "").split(",")
+    wanted = known if only is None else only.replace(" ", "").split(",")
     wrong = [number for number in wanted if number not in known]
     if wrong:
-        raise ValueError(
-            f"--only: no notebook {wrong[0]!r}; there are {', '.join(known)}"
-        )
-    return [known[number] for number in wanted]
+        listed = ", ".join(known)
+        raise ValueError(f"--only: no notebook {wrong[0]!r}; there are {listed}")
+    return [known[number] for number in sorted(set(wanted))]
 
 
-def _train(options, settings, parser):
+def _system(options):
     load_keras()
+    from helpers import systems
+
+    return systems.get(options.system)
+
+
+def _train(system, fold, settings):
+    """Train at the profile's budget; the full profile's is the published recipe."""
     from helpers import data, systems, training
 
-    try:
-        system = systems.get(options.system)
-        is_main = system.name == systems.DEFAULT
-        profile = settings.profile
-        system = system.within(profile.main if is_main else profile.encoders)
-        run = training.fit(system, data.load_tiles(settings), options.fold, settings)
-    except ValueError as error:
-        parser.error(str(error))
+    profile = settings.profile
+    small = system.name != systems.DEFAULT and profile.main.epochs is not None
+    system = system.within(profile.encoders if small else profile.main)
+    run = training.fit(system, data.load_tiles(settings), fold, settings)
     print(f"{run.name}: score {run.score:.4f}, kept in {run.folder}")
     return 0
 
@@ -94,18 +106,16 @@ def _run_notebooks(notebooks, settings):
     from helpers import data
 
     data.open_data(settings)  # bad data is told now, not by the first notebook
-    result = settings.output_dir / "result.json"
-    result.unlink(missing_ok=True)
     for notebook in notebooks:
         fault = run_notebook(notebook, settings.output_dir / "notebooks")
         if fault:
             print(f"\n{notebook.name} failed in {fault}", file=sys.stderr)
             return 1
     print(f"executed notebooks: {settings.output_dir / 'notebooks'}")
-    if result.exists():
-        found = json.loads(result.read_text())
-        print(f"validation score: {found['score']:.4f} ({found['what']})")
-        print(f"submission: {found['submission']}")
+    if any(notebook.name.startswith("05") for notebook in notebooks):
+        result = json.loads((settings.output_dir / "result.json").read_text())
+        print(f"validation score: {result['score']:.4f} ({result['what']})")
+        print(f"submission: {result['submission']}")
     return 0
 
 
@@ -142,11 +152,13 @@ def run_notebook(notebook, folder):
             client.execute()
             fault = ""
         except (CellExecutionError, DeadKernelError) as error:
-            first = book.cells[current[-1]].source.strip().split("\n")[0]
+            cell = current[-1] if current else 0
+            first = book.cells[cell].source.strip().split("\n")[0]
             error = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
-            fault = f"cell {current[-1]} (`{first}`):\n{error}"
-    with write_beside(folder / notebook.name) as beside:
-        nbformat.write(book, beside)
+            fault = f"cell {cell} (`{first}`):\n{error}"
+        finally:
+            with write_beside(folder / notebook.name) as beside:
+                nbformat.write(book, beside)
     return fault
 
 

@@ -19,6 +19,7 @@ from helpers.machine import accelerator, load_keras
 
 ROOT = Path(__file__).resolve().parents[1]
 SYNTHETIC = "synthetic"
+TILE = 101  # pixels along each side of a native tile
 KAGGLE_FOLDERS = (
     Path("/kaggle/input/tgs-salt-identification-challenge"),
     Path("/kaggle/input/competitions/tgs-salt-identification-challenge"),

@@ -22,6 +22,7 @@ from PIL import Image
 from sklearn.model_selection import StratifiedKFold
 
 from helpers import config, geology, synthetic
+from helpers.config import TILE
 from helpers.files import (
     COMPETITION,
     DAMAGED,
@@ -31,8 +32,6 @@ from helpers.files import (
     write_beside,
 )
 from helpers.rle import rle_decode
-
-TILE = 101
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,20 @@ def load_tiles(settings):
     """
     files = open_data(settings)
     table = read_table(files, "train.csv", "rle_mask")
+    known = set(table["id"])
     limit = settings.profile.train_tiles
     if limit is not None and limit < len(table):
         rng = np.random.default_rng(settings.seed)
         table = table.iloc[np.sort(rng.choice(len(table), limit, replace=False))]
     ids = table["id"].to_numpy(str)
     images, masks = _cached(settings, files, "train", ids, table["rle_mask"])
+    prefix = "train/images/"
+    stored = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}
+    if stored - known:
+        raise DataError(
+            f"{find_file(files, 'train.csv').where}: has no row for image "
+            f"{min(stored - known)}: fetch both again"
+        )
     return Tiles(ids, images, masks, _depths(files, ids))
 
 
@@ -161,8 +168,12 @@ def open_data(settings):
     recipe = hashlib.sha256(b"".join(code)).hexdigest()[:8]
     name = f"synthetic-{train}-{test}-{settings.seed}-{recipe}"
     folder = settings.output_dir / name
-    if not folder.is_dir():
-        synthetic.write_dataset(folder, train, test, settings.seed)
+    try:
+        if not folder.is_dir():
+            synthetic.write_dataset(folder, train, test, settings.seed)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was faster
+            raise
     return index_files(folder)
 
 
@@ -185,6 +196,8 @@ def read_table(files, name, column):
             f"{file.where}: has columns {list(table.columns)}, needs id and {column}; "
             "fetch it again"
         )
+    if not len(table):
+        raise DataError(f"{file.where}: has no rows: fetch it again")
     twice = table["id"][table["id"].duplicated()]
     if len(twice):
         raise DataError(
@@ -239,8 +252,12 @@ def _cached(settings, files, split, ids, rles=None):
 
 
 def _read_image(file):
+    """The grey values of an image: 8 bits, and equal channels if it is in colour."""
     pixels = _read_pixels(file)
-    return pixels[..., 0] if pixels.ndim == 3 else pixels
+    channels = pixels[..., :3] if pixels.ndim == 3 else pixels[..., None]
+    if pixels.dtype != np.uint8 or (channels != channels[..., :1]).any():
+        raise DataError(f"{file.where}: not an 8-bit grey image: fetch it again")
+    return channels[..., 0]
 
 
 def _read_mask(file, name, text):

@@ -44,6 +44,7 @@ def build_encoder(name, input_shape=(128, 128, 1), weights=None, **options):
     """
     if name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}: one of {', '.join(ENCODERS)}")
+    _check_size(name, input_shape, options)
     inputs = keras.Input(input_shape, name="tile")
     if name == "scratch":
         if weights is not None:
@@ -57,6 +58,19 @@ def build_encoder(name, input_shape=(128, 128, 1), weights=None, **options):
     if weights not in (None, "imagenet"):
         load_weights(encoder, weights)
     return encoder
+
+
+def _check_size(name, input_shape, options):
+    """Whether the tile can be halved as often as the encoder does."""
+    stem, depth = options.get("stem", 1), options.get("depth", 4)
+    if stem not in (1, 2, 4):
+        raise ValueError(f"the stride of the stem is 1, 2 or 4, not {stem}")
+    stride = {"scratch": stem << depth, "mobilenet": 32}.get(name, 16)
+    if input_shape[0] % stride or input_shape[1] % stride:
+        raise ValueError(
+            f"the {name} encoder shrinks a tile to 1/{stride}: height and width of "
+            f"{tuple(input_shape[:2])} must be divisible by {stride}; pad or resize"
+        )
 
 
 def scratch(x, filters=16, depth=4, blocks=1, residual=False, dropout=0.0, stem=1):

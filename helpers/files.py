@@ -105,9 +105,11 @@ def _on_disk(path):
 def _add(files, name, file, archive=None):
     """Enter one file; look inside if it is a zip that belongs to the competition."""
     split = [part for part in name.with_suffix("").parts if part in ("train", "test")]
-    if name.suffix == ".zip":
-        if split or COMPETITION in name.stem or len(name.parts) == 1:
+    if name.suffix == ".zip" and not name.name.startswith("."):
+        if split or COMPETITION in name.stem:
             _add_zip(files, PurePosixPath(*split[-1:]), file, archive)
+        elif len(name.parts) == 1 and zipfile.is_zipfile(archive or io.BytesIO()):
+            _add_zip(files, PurePosixPath(), file, archive)  # a bundle of any name
     elif name.name in TABLES:
         files.setdefault(name.name, file)
     elif name.suffix == ".png" and name.parent.name in ("images", "masks"):

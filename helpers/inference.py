@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from helpers.metrics import mean_precision, precision_per_image
+from helpers.metrics import precision_per_image
 
 THRESHOLDS = tuple(i / 20 for i in range(6, 15))  # 0.30, 0.35, ... 0.70
 SMALLEST = (0, 25, 50, 100, 150, 200)  # pixels
@@ -162,8 +162,3 @@ def interval(scores, level=0.95, draws=2000, seed=0):
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def score_at_half(masks, probabilities):
-    """`mean_precision` at the plain threshold of 0.5: nothing chosen, nothing tuned."""
-    return mean_precision(masks, probabilities > 0.5)

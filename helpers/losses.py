@@ -62,7 +62,7 @@ class DiceLoss(keras.losses.Loss):
 
 
 def lovasz_hinge(y_true, y_pred, activation="relu"):
-    """Lovasz hinge of each row: how much IoU the pixels still wrong would cost.
+    """Lovasz hinge of each image: how much IoU the pixels still wrong would cost.
 
     Every pixel gets a hinge error e = 1 - x s, with s = +1 on salt and -1 elsewhere:
     it is 0 or less where the logit is right by a margin of 1. Errors are sorted,
@@ -72,13 +72,14 @@ def lovasz_hinge(y_true, y_pred, activation="relu"):
     step, so they are held constant in backpropagation.
 
     Args:
-        y_true: labels, (n, pixels).
-        y_pred: logits, (n, pixels).
+        y_true: labels in {0, 1}, (n, ...): the first axis counts images, the others
+            are their pixels. A single axis is one image.
+        y_pred: logits, of the same shape.
         activation: `"relu"`, the published loss, or `"elu"` (meaning elu(e) + 1),
             whose gradient reaches the pixels that are right as well.
 
     Returns:
-        float32 (n,). For a row without salt g is [1, 0, 0, ...]: the loss is the
+        float32 (n,). For an image without salt g is [1, 0, 0, ...]: the loss is the
         single worst error.
 
     Raises:
@@ -87,8 +88,9 @@ def lovasz_hinge(y_true, y_pred, activation="relu"):
     Source: Berman, Triki, Blaschko, 2018, https://arxiv.org/abs/1705.08790
     """
     _check_activation(activation)
-    labels = ops.cast(y_true, "float32")
-    errors = 1.0 - ops.cast(y_pred, "float32") * (2.0 * labels - 1.0)
+    flat = _whole_batch if len(ops.shape(y_true)) == 1 else _per_image
+    labels = flat(y_true)
+    errors = 1.0 - flat(y_pred) * (2.0 * labels - 1.0)
     order = ops.argsort(ops.stop_gradient(-errors), axis=1)
     errors = ops.take_along_axis(errors, order, axis=1)
     labels = ops.take_along_axis(labels, order, axis=1)

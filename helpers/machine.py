@@ -5,6 +5,12 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+POLITE = {  # less noise, and memory of the accelerator is left for other processes
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+
 
 def load_keras():
     """Import Keras and its backend without TensorFlow's C++ messages.
@@ -12,7 +18,8 @@ def load_keras():
     TensorFlow writes to the process's stderr before it can be asked not to, which
     would end up in every notebook.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in POLITE.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with quiet():
         import keras
@@ -21,7 +28,12 @@ def load_keras():
 
 def accelerator():
     """Name of the first GPU or TPU that Keras' backend sees, or `""`."""
-    devices = load_keras().distribution.list_devices()
+    keras = load_keras()
+    if keras.backend.backend() == "torch":  # which Keras cannot ask
+        import torch
+
+        return "gpu:0" if torch.cuda.is_available() else ""
+    devices = keras.distribution.list_devices()
     others = [device for device in devices if not device.lower().startswith("cpu")]
     return others[0] if others else ""
 
@@ -56,6 +68,18 @@ def _cpu_flags():
     except OSError:
         return set()
     return {flag for line in lines if line.startswith("flags") for flag in line.split()}
+
+
+@contextmanager
+def precision(policy):
+    """Build and compile models in this Keras dtype policy, inside a `with` block."""
+    keras = load_keras()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def jit_compile():

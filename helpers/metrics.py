@@ -11,10 +11,13 @@ All comparisons are made with integers (20 I > k U for k = 10 ... 19), because
 Source: https://www.kaggle.com/c/tgs-salt-identification-challenge/overview/evaluation
 """
 
+from dataclasses import asdict
+
 import keras
 import numpy as np
 from keras import ops
 
+from helpers.pipeline import Frame
 from helpers.rle import as_mask
 
 STEPS = np.arange(10, 20)  # thresholds in twentieths: 10/20 = 0.50 ... 19/20 = 0.95
@@ -101,7 +104,7 @@ class _TileMean(keras.metrics.Metric):
 
     def __init__(self, frame=None, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
-        self.frame = frame
+        self.frame = Frame(**frame) if isinstance(frame, dict) else frame
         self.total = self.add_weight(name="total", initializer="zeros", dtype="float32")
         self.count = self.add_weight(name="count", initializer="zeros", dtype="float32")
 
@@ -117,11 +120,16 @@ class _TileMean(keras.metrics.Metric):
         self.total.assign_add(ops.sum(values))
         self.count.assign_add(ops.cast(ops.shape(values)[0], "float32"))
 
+    def get_config(self):
+        frame = self.frame and asdict(self.frame)
+        return {**super().get_config(), "frame": frame}
+
     def result(self):
         """The mean over all tiles since the last reset."""
         return self.total / ops.maximum(self.count, 1.0)
 
 
+@keras.saving.register_keras_serializable("salt")
 class CompetitionScore(_TileMean):
     """`mean_precision` as a Keras metric on logits."""
 
@@ -135,6 +143,7 @@ class CompetitionScore(_TileMean):
         return ops.mean(ops.cast(passed, "float32"), axis=1)
 
 
+@keras.saving.register_keras_serializable("salt")
 class MeanTileIoU(_TileMean):
     """The mean of `iou` over tiles as a Keras metric on logits."""
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-TILE = 101  # pixels, native
+from helpers.config import TILE
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,6 @@ class TileBatches(keras.utils.PyDataset):
         batch_size: tiles a batch; the last batch may be shorter.
         augmentation: an `Augmentation`; `None` keeps tiles and order as they are.
         seed: integer.
-        first_epoch: number of the first epoch, for a training that goes on.
     """
 
     def __init__(
@@ -235,14 +234,13 @@ class TileBatches(keras.utils.PyDataset):
         batch_size=32,
         augmentation=None,
         seed=0,
-        first_epoch=0,
     ):
         super().__init__()
         self.images, self.masks = frame.to_network(images), frame.to_network(masks)
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
-        self.start_epoch(first_epoch)
+        self.start_epoch(0)
 
     def __len__(self):
         """Batches an epoch."""

@@ -1,7 +1,7 @@
 """Static figures. One style, fixed grey limits, and colours for colour-blind eyes.
 
-Truth is blue, prediction orange; a difference says so by hatching-like contrast too:
-missed salt is blue, false salt orange, agreement white.
+Truth is blue, prediction orange. In a difference missed salt is blue (dark), false salt
+orange (light), salt that was found grey, and the rest white.
 """
 
 import matplotlib.pyplot as plt
@@ -126,7 +126,7 @@ def show_curves(histories, columns=("loss", "score")):
     """Learning curves: training dashed, validation solid, one colour a run.
 
     Args:
-        histories: dict from names to DataFrames, see `training.Run.history`.
+        histories: dict from names to DataFrames, see `runs.Run.history`.
         columns: what is drawn, one panel each.
 
     Returns:

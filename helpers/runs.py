@@ -78,7 +78,16 @@ class Run:
         return inference.predict(model, images, self.frame, flips, progress=progress)
 
 
-PLAN = ("system", "fold", "seed", "profile", "data", "tiles", "precision")
+PLAN = (
+    "system",
+    "losses",
+    "fold",
+    "seed",
+    "profile",
+    "data",
+    "tiles",
+    "precision",
+)
 
 
 def find_runs(folder, like=None):

@@ -4,11 +4,12 @@ import csv
 import gzip
 import io
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from helpers.config import TILE
 from helpers.files import DataError, write_beside
 from helpers.rle import as_mask, rle_decode, rle_encode
 
@@ -44,15 +45,15 @@ def write_submission(path, ids, masks, expected_ids=None):
         `Summary`.
 
     Raises:
-        ValueError: for another suffix, a stack of another shape, ids that are repeated
-            or not the expected ones. Nothing is written then.
+        ValueError: for another suffix, a stack of another shape, no ids, and ids that
+            are malformed, repeated or not the expected ones. Nothing is written then.
     """
     path, ids, masks = Path(path), [str(name) for name in ids], as_mask(masks)
     if not path.name.endswith((".csv", ".csv.gz")):
         raise ValueError(f"{path}: a submission ends in .csv or .csv.gz")
-    if masks.shape != (len(ids), 101, 101):
+    if masks.shape != (len(ids), TILE, TILE):
         raise ValueError(
-            f"{len(ids)} ids need masks ({len(ids)}, 101, 101), not {masks.shape}"
+            f"{len(ids)} ids need masks ({len(ids)}, {TILE}, {TILE}), not {masks.shape}"
         )
     expected = ids if expected_ids is None else [str(name) for name in expected_ids]
     fault = _fault_in_ids(ids, expected)
@@ -66,7 +67,8 @@ def write_submission(path, ids, masks, expected_ids=None):
         text = gzip.compress(text, mtime=0)
     with write_beside(path) as beside:
         beside.write_bytes(text)
-    return check_submission(path, expected)
+        checked = check_submission(beside, expected)
+    return replace(checked, path=path)
 
 
 def check_submission(path, expected_ids, shape=(101, 101)):
@@ -128,6 +130,11 @@ def empty_constant(masks, constant):
 
 def _fault_in_ids(ids, expected):
     """What is wrong with these ids, in words; `""` if nothing is."""
+    if not ids:
+        return "there are no tiles: predict some"
+    odd = [name for name in ids if not name.isalnum()]
+    if odd:
+        return f"{odd[0]!r} is no id of the competition: letters and digits only"
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         return f"tile {twice} stands there twice: keep one row"

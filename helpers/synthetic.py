@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from helpers.config import TILE
 from helpers.files import write_beside
 from helpers.geology import SALT, SEDIMENT, SHAPE, SURVEYS, WATER, make_section
 from helpers.rle import rle_encode
 
-TILE = 101  # pixels along each side of a tile
 # Tiles per coverage class, ceil(10 * coverage) = 0 ... 10, in the real training set:
 CLASS_COUNTS = (1562, 576, 296, 224, 186, 225, 205, 174, 148, 159, 245)
 

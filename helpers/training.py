@@ -14,11 +14,13 @@ import pandas as pd
 from helpers import inference, losses
 from helpers.data import make_folds
 from helpers.files import write_beside
-from helpers.machine import choose_precision, jit_compile
+from helpers.machine import choose_precision, jit_compile, precision
 from helpers.metrics import CompetitionScore, MeanTileIoU, precision_per_image
 from helpers.pipeline import TileBatches
-from helpers.runs import PLAN, Run
+from helpers.runs import PLAN, Run, find_runs
 from helpers.unet import build_unet
+
+__all__ = ["build_model", "find_runs", "fit"]
 
 WARM_UP = 100  # steps in which the first learning rate rises from zero
 WATCHED_SHARE = 0.1  # of the training tiles, to choose the epoch of a plateau stage
@@ -41,7 +43,9 @@ def fit(system, tiles, fold, settings, verbose=1):
         `Run`.
 
     Raises:
-        ValueError: for a fold that does not exist.
+        ValueError: for a fold that does not exist, or wrong options of the network.
+        OSError: if ImageNet weights cannot be downloaded.
+        FloatingPointError: if the loss is not a number any more.
     """
     folds = make_folds(tiles, seed=settings.seed)
     if not 0 <= fold <= folds.max():
@@ -49,7 +53,10 @@ def fit(system, tiles, fold, settings, verbose=1):
     policy, reason = choose_precision(system)
     plan = {
         "system": asdict(system),
-        "fold": fold,
+        "losses": [
+            keras.losses.serialize(losses.get(stage.loss)) for stage in system.stages
+        ],
+        "fold": int(fold),
         "seed": settings.seed,
         "profile": settings.profile.name,
         "data": "synthetic" if settings.synthetic else "competition",
@@ -85,8 +92,11 @@ def fit(system, tiles, fold, settings, verbose=1):
 
 
 def _fingerprint(tiles):
-    """Eight hexadecimal digits that change when a tile or a mask does."""
-    return f"{zlib.crc32(tiles.masks, zlib.crc32(tiles.images)):08x}"
+    """Eight hexadecimal digits that change when anything in the tiles does."""
+    digest = 0
+    for part in (tiles.images, tiles.masks, tiles.depths, tiles.ids):
+        digest = zlib.crc32(np.ascontiguousarray(part).tobytes(), digest)
+    return f"{digest:08x}"
 
 
 def _is_finished(folder, plan):
@@ -107,10 +117,10 @@ def _is_finished(folder, plan):
 def _train(system, rest, held_out, folder, plan, verbose):
     """Go through the stages, skipping what an interrupted training has done."""
     work = folder / "work"
-    with write_beside(work / "plan.json") as beside:
-        beside.write_text(json.dumps(plan))
     seed = plan["seed"] + plan["fold"]
     model = build_model(system, plan["precision"], seed)
+    with write_beside(work / "plan.json") as beside:
+        beside.write_text(json.dumps(plan))
     rest, watched = _watched(system, rest, held_out, seed)
     batches = TileBatches(
         rest.images,
@@ -125,9 +135,12 @@ def _train(system, rest, held_out, folder, plan, verbose):
     for number, stage in enumerate(system.stages):
         weights = work / f"stage-{number}.weights.h5"
         if not weights.exists():
-            _train_stage(model, stage, system, batches, watched, first, folder, verbose)
+            data = batches, watched
+            policy = plan["precision"]
+            _train_stage(model, stage, system, data, first, folder, policy, verbose)
             with write_beside(weights) as beside:
                 model.save_weights(beside)
+            shutil.rmtree(work / "backup")
         model.load_weights(weights)
         first += stage.epochs
     return model
@@ -148,15 +161,10 @@ def build_model(system, policy="float32", seed=0):
     if system.network.encoder != "scratch":  # a published family is what it is
         for own in ("filters", "depth", "blocks", "stem"):
             del network[own]
-    before = keras.config.dtype_policy()
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(policy)
-    try:
-        return build_unet(
-            input_shape=(system.frame.size, system.frame.size, 1), **network
-        )
-    finally:
-        keras.config.set_dtype_policy(before)
+    shape = (system.frame.size, system.frame.size, 1)
+    with precision(policy):
+        return build_unet(input_shape=shape, **network)
 
 
 def _watched(system, rest, held_out, seed):
@@ -172,18 +180,20 @@ def _watched(system, rest, held_out, seed):
     return rest.take(order[: system.tiles]), held_out.take(slice(system.watched))
 
 
-def _train_stage(model, stage, system, batches, watched, first, folder, verbose):
+def _train_stage(model, stage, system, data, first, folder, policy, verbose):
     """Train for one stage; the model ends with the weights to keep."""
-    model = keras.Model(model.input, model.output)  # same layers, a clean start
+    batches, watched = data
     backup, history = folder / "work" / "backup", folder / "history.csv"
     best = folder / "work" / "best.weights.h5"
     _trim(history, backup, first)
-    model.compile(
-        optimizer=keras.optimizers.Adam(stage.learning_rate),
-        loss=losses.get(stage.loss),
-        metrics=[CompetitionScore(system.frame), MeanTileIoU(system.frame)],
-        jit_compile=jit_compile(),
-    )
+    with precision(policy):  # on a model that is new but for its layers
+        model = keras.Model(model.input, model.output)
+        model.compile(
+            optimizer=keras.optimizers.Adam(stage.learning_rate),
+            loss=losses.get(stage.loss),
+            metrics=[CompetitionScore(system.frame), MeanTileIoU(system.frame)],
+            jit_compile=jit_compile(),
+        )
     watch = {"monitor": "val_score", "mode": "max"}
     if stage.schedule == "cosine":
         rule = [CosineRate(stage.learning_rate, first, stage.epochs, len(batches))]
@@ -213,7 +223,9 @@ def _train_stage(model, stage, system, batches, watched, first, folder, verbose)
             *rule,
             keras.callbacks.CSVLogger(history, append=True),
             keras.callbacks.TerminateOnNaN(),
-            keras.callbacks.BackupAndRestore(backup),  # last: all else is done by then
+            keras.callbacks.BackupAndRestore(  # last: all else is done by then
+                backup, double_checkpoint=True, delete_checkpoint=False
+            ),
         ],
     )
     if not np.isfinite(pd.read_csv(history)["loss"].iloc[-1]):
@@ -227,13 +239,16 @@ def _train_stage(model, stage, system, batches, watched, first, folder, verbose)
 
 def _trim(history, backup, first):
     """Drop epochs from the history that the backup does not have: they come again."""
-    if not history.exists():
-        return
-    metadata = backup / "training_metadata.json"
-    done = json.loads(metadata.read_text())["epoch"] if metadata.exists() else first
-    table = pd.read_csv(history)
-    with write_beside(history) as beside:
-        table[table["epoch"] < done].to_csv(beside, index=False)
+    try:
+        metadata = json.loads((backup / "training_metadata.json").read_text())
+        done = metadata["epoch"]
+    except (OSError, ValueError, KeyError):  # none yet, or damaged: the stage anew
+        shutil.rmtree(backup, ignore_errors=True)
+        done = first
+    if history.exists():
+        table = pd.read_csv(history)
+        with write_beside(history) as beside:
+            table[table["epoch"] < done].to_csv(beside, index=False)
 
 
 def _best_so_far(history, first):
@@ -255,15 +270,22 @@ def _keep(model, ids, probabilities, folder):
 
 
 class EpochOrder(keras.callbacks.Callback):
-    """Tells the batches which epoch it is (Keras does not)."""
+    """Tells batches and dropout which epoch it is: chance follows from (seed, epoch).
+
+    Keras does neither, and a backup does not hold the state of the dropout layers.
+    """
 
     def __init__(self, batches):
         super().__init__()
         self.batches = batches
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Draw the order of the epoch that begins."""
+        """Draw the order of the epoch that begins, and seed every dropout layer."""
         self.batches.start_epoch(epoch)
+        for number, layer in enumerate(self.model.layers):
+            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+                seed = self.batches.seed + number
+                layer.seed_generator.state.assign([seed, epoch])
 
 
 class CosineRate(keras.callbacks.Callback):

@@ -58,18 +58,21 @@ def build_unet(
     if encoder == "scratch":
         options = {"residual": residual, "dropout": dropout, **options}
     pyramid = build_encoder(encoder, input_shape, weights, **options)
+    for prefix in frozen:
+        if not any(layer.name.startswith(prefix) for layer in pyramid.layers):
+            raise ValueError(f"frozen: no layer of {encoder} starts with {prefix!r}")
     for layer in pyramid.layers:
         layer.trainable = not layer.name.startswith(tuple(frozen))
     x, skips = pyramid.outputs[-1], pyramid.outputs[-2::-1]
-    _check_size(input_shape, pyramid)
     filters = decoder_filters or [min(skip.shape[-1], 512) for skip in skips]
     if len(filters) != len(skips):
         raise ValueError(f"decoder_filters needs {len(skips)} numbers, not {filters}")
     for stage, (skip, width) in enumerate(zip(skips, filters, strict=True)):
         x = up_block(x, skip, width, residual, dropout, name=f"decoder{stage}")
-    if x.shape[1] < input_shape[0]:  # the finest features have a stride of 2
-        x = layers.Conv2DTranspose(filters[-1], 4, 2, "same", name="to_full_size")(x)
-        x = layers.ReLU(name="to_full_size_relu")(x)
+    while x.shape[1] < input_shape[0]:  # the finest features are not at full size
+        name = f"to_{2 * x.shape[1]}"
+        x = layers.Conv2DTranspose(filters[-1], 4, 2, "same", name=name)(x)
+        x = layers.ReLU(name=f"{name}_relu")(x)
     logits = layers.Conv2D(classes, 1, dtype="float32", name="logits")(x)
     return keras.Model(pyramid.input, logits, name=f"unet_{encoder}")
 
@@ -91,12 +94,3 @@ def up_block(x, skip, filters, residual=False, dropout=0.0, name=None):
     x = layers.Concatenate(name=f"{name}_join")([x, skip])
     x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
     return conv_block(x, filters, residual, name)
-
-
-def _check_size(input_shape, pyramid):
-    stride = input_shape[0] // pyramid.outputs[-1].shape[1]
-    if input_shape[0] % stride or input_shape[1] % stride:
-        raise ValueError(
-            f"the {pyramid.name} encoder shrinks a tile to 1/{stride}: height and "
-            f"width of {input_shape[:2]} must be divisible by {stride}; pad or resize"
-        )

@@ -518,3 +518,35 @@ def test_reading_never_downloads(tmp_path, kagglehub):
     with pytest.raises(DataError, match="no such folder"):
         data.load_tiles(settings_for(tmp_path / "tgs"))
     assert not kagglehub.asked
+
+
+def test_image_without_a_row_is_named(tmp_path):
+    files = unpacked()
+    files["train/images/stray.png"] = files["train/images/1e5.png"]
+    with pytest.raises(DataError, match=r"train\.csv: has no row for image stray"):
+        data.load_tiles(settings_for(write(tmp_path / "tgs", files)))
+
+
+def test_table_without_rows_is_named(tmp_path):
+    files = unpacked() | {"train.csv": b"id,rle_mask\n"}
+    with pytest.raises(DataError, match=r"train\.csv: has no rows"):
+        data.load_tiles(settings_for(write(tmp_path / "tgs", files)))
+
+
+def test_zips_that_are_not_ours_are_passed_over(tmp_path):
+    folder = write(tmp_path / "tgs", unpacked())
+    for name in ("._train.zip", "notes.zip"):
+        (folder / name).write_bytes(b"not a zip")
+    assert len(data.load_tiles(settings_for(folder)))
+
+
+@pytest.mark.parametrize("kind", ["sixteen bits", "colours"])
+def test_image_that_is_not_grey_in_eight_bits_is_named(tmp_path, kind):
+    grey = image("1e5")
+    odd = {
+        "sixteen bits": grey.astype(np.uint16) + 256,
+        "colours": np.stack([grey, grey, 255 - grey], axis=-1),
+    }
+    files = unpacked() | {"train/images/1e5.png": png(odd[kind])}
+    with pytest.raises(DataError, match=r"1e5\.png: not an 8-bit grey image"):
+        data.load_tiles(settings_for(write(tmp_path / "tgs", files)))

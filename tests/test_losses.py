@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import losses
-from helpers.losses import DiceLoss, LovaszHinge, WeightedSum
+from helpers.losses import DiceLoss, LovaszHinge, WeightedSum, lovasz_hinge
 from helpers.metrics import mean_precision
 
 CASES = {  # name: (logits, labels), one row an image
@@ -173,3 +173,12 @@ def test_wrong_names_and_numbers_are_refused_with_the_choice():
         LovaszHinge("gelu")
     with pytest.raises(ValueError, match="2 losses need as many weights"):
         WeightedSum([DiceLoss(), LovaszHinge()], [1.0])
+
+
+def test_lovasz_hinge_takes_images_rows_or_one_row_of_pixels():
+    labels = np.array([[1, 0, 0, 1], [0, 1, 1, 0]], "float32")
+    logits = np.array([[2, -1, 0.5, -3], [0, 1, 2, -1]], "float32")
+    rows = np.asarray(lovasz_hinge(labels, logits))
+    images = lovasz_hinge(labels.reshape(2, 2, 2, 1), logits.reshape(2, 2, 2, 1))
+    np.testing.assert_allclose(np.asarray(images), rows)
+    np.testing.assert_allclose(np.asarray(lovasz_hinge(labels[0], logits[0])), rows[:1])

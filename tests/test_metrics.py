@@ -114,3 +114,15 @@ def test_a_reset_metric_forgets():
     metric.reset_state()
     metric.update_state(first(0)[..., None], -np.ones((1, 101, 101, 1)))
     assert float(metric.result()) == 1.0
+
+
+def test_model_compiled_with_the_metrics_loads_with_them(tmp_path):
+    model = keras.Sequential([keras.Input((128, 128, 1)), keras.layers.Conv2D(1, 1)])
+    metrics = [CompetitionScore(Frame()), MeanTileIoU(Frame(64, "resize"))]
+    model.compile(loss="mse", metrics=metrics)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    batch = np.zeros((1, 128, 128, 1))
+    assert again.evaluate(batch, batch, verbose=0, return_dict=True)["score"] == 1.0
+    for metric in metrics:
+        assert type(metric).from_config(metric.get_config()).frame == metric.frame

@@ -129,3 +129,11 @@ def test_constant_tiles_are_emptied_and_the_others_kept():
     emptied = empty_constant(stack, [False, True, False])
     assert emptied.any(axis=(1, 2)).tolist() == [True, False, True]
     assert stack.all()  # a copy
+
+
+@pytest.mark.parametrize("ids", [[], ["a,b"], ["a\nb"], [""]])
+def test_no_ids_or_odd_ones_are_refused_before_writing(tmp_path, ids):
+    masks = np.zeros((len(ids), 101, 101), bool)
+    with pytest.raises(ValueError, match="not written"):
+        write_submission(tmp_path / "s.csv", ids, masks)
+    assert list(tmp_path.iterdir()) == []

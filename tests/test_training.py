@@ -1,6 +1,7 @@
 """Training: runs on disk, resuming, choosing without looking at the exam."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import keras
@@ -20,7 +21,7 @@ from helpers import (
 TINY = replace(
     systems.get("salt-net").within(config.Budget(4, size=32)),
     name="tiny",
-    network=systems.Network(filters=4, depth=2),
+    network=systems.Network(filters=4, depth=2, dropout=0.2),
     batch_size=8,
 )
 
@@ -117,6 +118,56 @@ def test_interrupted_training_ends_as_if_it_had_not_been(
         run.model().get_weights(), whole.model().get_weights(), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_damaged_backup_starts_the_stage_again(finished, tiles, settings, monkeypatch):
+    whole, _ = finished
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_at(patch, 3)
+        training.fit(TINY, tiles, 0, settings, verbose=0)
+    backup = settings.runs_dir / "tiny" / "fold-0" / "work" / "backup"
+    (backup / "training_metadata.json").write_text("{")
+    run = training.fit(TINY, tiles, 0, settings, verbose=0)
+    assert list(run.history()["epoch"]) == [0, 1, 2, 3]
+    np.testing.assert_allclose(
+        run.history()["loss"], whole.history()["loss"], rtol=1e-4
+    )
+
+
+def test_float16_trains_with_loss_scaling(tiles, settings, monkeypatch):
+    """As on a GPU: without it small gradients become zero."""
+    optimisers = []
+
+    class Spy(training.EpochOrder):
+        def on_train_begin(self, logs=None):
+            optimisers.append(self.model.optimizer)
+
+    monkeypatch.setattr(training, "EpochOrder", Spy)
+    monkeypatch.setattr(
+        training, "choose_precision", lambda system: ("mixed_float16", "as on a GPU")
+    )
+    run = training.fit(TINY, tiles, 0, settings, verbose=0)
+    assert isinstance(optimisers[0], keras.optimizers.LossScaleOptimizer)
+    last = run.history()["learning_rate"].iloc[1]  # of the first stage
+    assert float(optimisers[0].learning_rate) == pytest.approx(last)
+
+
+def test_changed_depths_or_losses_are_another_training(finished, tiles, monkeypatch):
+    """Depths decide the folds; a loss may be redefined under its name."""
+    assert training._fingerprint(tiles) != training._fingerprint(
+        replace(tiles, depths=tiles.depths + 1)
+    )
+    run, settings = finished
+    monkeypatch.setitem(training.losses.LOSSES, "bce+dice", training.losses.DiceLoss)
+    monkeypatch.setattr(training, "_train", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training.fit(TINY, tiles, 0, replace(settings, output_dir=copied(run)))
+
+
+def copied(run):
+    """The output folder of a copy of this run."""
+    source = run.folder.parents[2]
+    return shutil.copytree(source, source.with_name(source.name + "-copy"))
 
 
 def test_plateau_stops_and_keeps_the_best_weights(tiles, settings):

@@ -73,6 +73,25 @@ def test_size_that_cannot_be_halved_is_refused():
         build_unet(input_shape=(101, 101, 1), filters=4, depth=4)
 
 
+@pytest.mark.parametrize("size", [8, 17, 31])
+def test_sizes_that_only_seem_to_fit_are_refused(size):
+    with pytest.raises(ValueError, match="divisible by 16"):
+        build_unet(input_shape=(size, size, 1), filters=4, depth=4)
+
+
+@pytest.mark.parametrize("stem", [1, 2, 4])
+def test_any_stem_gives_logits_at_full_size(stem):
+    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, stem=stem)
+    assert model.output_shape == (None, 32, 32, 1)
+
+
+def test_odd_stem_and_unknown_frozen_layers_are_refused():
+    with pytest.raises(ValueError, match="stem is 1, 2 or 4, not 3"):
+        build_unet(input_shape=(48, 48, 1), stem=3)
+    with pytest.raises(ValueError, match="no layer of vgg16 starts with 'blok1'"):
+        build_unet("vgg16", (32, 32, 1), frozen=("blok1",))
+
+
 def test_wrong_decoder_width_is_refused():
     with pytest.raises(ValueError, match="needs 2 numbers"):
         build_unet(input_shape=(32, 32, 1), filters=4, depth=2, decoder_filters=[8])
