@@ -34,13 +34,14 @@ def use_style():
     )
 
 
-def show_tiles(tiles, columns=6, titles=None):
-    """A page of tiles; the salt's outline, where known, is drawn in blue.
+def show_tiles(tiles, columns=6, titles=None, colour=TRUTH):
+    """A page of tiles with the outline of their masks, where there are any.
 
     Args:
         tiles: `data.Tiles`.
         columns: tiles in a row.
         titles: a text for each; by default id and depth.
+        colour: of the outline: `TRUTH`, or `GUESS` for predicted masks.
 
     Returns:
         The `matplotlib` figure.
@@ -53,7 +54,7 @@ def show_tiles(tiles, columns=6, titles=None):
     for index, axis in enumerate(axes.flat[: len(tiles)]):
         grey_tile(axis, tiles.images[index])
         if tiles.masks is not None:
-            outline(axis, tiles.masks[index], TRUTH)
+            outline(axis, tiles.masks[index], colour)
         name = f"{tiles.ids[index]}\n{tiles.depths[index]} ft"
         axis.set_title(titles[index] if titles is not None else name, fontsize=9)
     return figure
@@ -163,9 +164,8 @@ def show_rules(masks, probabilities, smallest=(0, 50, 100, 200)):
     figure, axis = plt.subplots(figsize=(5.2, 3.2))
     lines = scores.mean(axis=1).reshape(len(THRESHOLDS), len(smallest)).T
     for line, pixels, marker in zip(lines, smallest, "os^Dv<>P", strict=False):
-        axis.plot(
-            THRESHOLDS, line, marker=marker, ms=4, label=f"under {pixels} px: empty"
-        )
+        label = f"under {pixels} px: empty" if pixels else "no smallest mask"
+        axis.plot(THRESHOLDS, line, marker=marker, ms=4, label=label)
     axis.set(xlabel="threshold", ylabel="score", title="Which rule scores best?")
     axis.legend()
     return figure

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from helpers import config, data, inference, systems, training
 from helpers.files import write_beside
 
-BUDGET = config.Budget(epochs=10, size=64, batch_size=16)
+BUDGET = config.Budget(epochs=10, size=64, tiles=1600, batch_size=16)
 NAMES = ("bce", "focal", "dice", "bce+dice", "lovasz", "lovasz-elu", "jain-mix")
 RECIPES = {name: [name] for name in NAMES} | {"bce-then-lovasz": ["bce", "lovasz-elu"]}
 
