@@ -1,6 +1,6 @@
 """The long comparison of losses: every loss on the same folds, seeds and budget.
 
-Usage: SALT_DATA_DIR=... python tests/benchmarks/compare_losses.py [--folds 3]
+Usage: SALT_DATA_DIR=... python tests/benchmarks/compare_losses.py [--folds 2]
 
 Each fold is another training with another seed, examined on other tiles. Writes
 notebooks/losses_long.csv; trainings that are there already are read, not repeated.
@@ -38,7 +38,7 @@ def system_of(name):
 def main():
     """Train what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
     folds = range(parser.parse_args().folds)
     settings = config.start()
     tiles = data.load_tiles(settings)
