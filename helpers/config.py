@@ -79,7 +79,7 @@ PROFILES = {
         train_tiles=None,
         test_tiles=None,
         main=Budget(18),
-        encoders=Budget(3, size=64, tiles=480, batch_size=8),
+        encoders=Budget(3, size=64, tiles=320, batch_size=8),
         losses=Budget(6, size=64, tiles=800, batch_size=16),
     ),
     "full": Profile(
