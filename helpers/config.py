@@ -80,7 +80,7 @@ PROFILES = {
         test_tiles=None,
         main=Budget(18),
         encoders=Budget(3, size=64, tiles=320, batch_size=8),
-        losses=Budget(6, size=64, tiles=800, batch_size=16),
+        losses=Budget(5, size=64, tiles=800, batch_size=16),
     ),
     "full": Profile(
         name="full",
