@@ -299,7 +299,7 @@ def download(folder=config.ROOT / "data" / "tgs"):
     the competition only, which you accept with your own Kaggle account.
 
     Args:
-        folder: where the files go; if it exists it is returned as it is.
+        folder: where the files go; if it holds files it is returned as it is.
 
     Returns:
         The folder, `pathlib.Path`.

@@ -170,12 +170,37 @@ def copied(run):
     return shutil.copytree(source, source.with_name(source.name + "-copy"))
 
 
-def test_plateau_stops_and_keeps_the_best_weights(tiles, settings):
+def test_plateau_stops_when_nothing_is_gained(tiles, settings):
     """A learning rate of zero never gains: it stops after `stopping` epochs."""
     stage = systems.Stage("bce", 9, 0.0, schedule="plateau", patience=1, stopping=2)
     run = training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
-    assert len(run.history()) < 9
-    assert run.history()["learning_rate"].iloc[-1] == 0.0
+    assert len(run.history()) == 3
+
+
+def test_plateau_lowers_the_rate_and_keeps_the_best_weights(
+    tiles, settings, monkeypatch
+):
+    """A network that falls apart after a good epoch is not the one that is kept."""
+
+    class Sabotage(training.EpochOrder):
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch, logs)
+            if epoch == 4:  # from now on everything is salt
+                self.model.get_layer("logits").bias.assign([1000.0])
+
+    monkeypatch.setattr(training, "EpochOrder", Sabotage)
+    stage = systems.Stage("bce", 7, 0.1, schedule="plateau", patience=1, stopping=8)
+    system = replace(TINY, stages=(stage,))
+    run = training.fit(system, tiles, 0, settings, verbose=0)
+    scores, rates = run.history()["val_score"], run.history()["learning_rate"]
+    assert rates.iloc[-1] < rates.iloc[0]
+    assert scores.max() > scores.iloc[-1]
+    rest = tiles.take(data.make_folds(tiles, seed=settings.seed) != 0)
+    _, watched = training._watched(system, rest, None, settings.seed)
+    batch = training.TileBatches(watched.images, watched.masks, system.frame, 64)[0]
+    score = metrics.CompetitionScore(system.frame)
+    score.update_state(batch[1], run.model()(batch[0]))
+    assert float(score.result()) == pytest.approx(scores.max())
 
 
 def test_tiles_that_choose_the_epoch_are_not_those_reported(tiles):
