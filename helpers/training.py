@@ -198,19 +198,20 @@ def _train_stage(model, stage, system, data, first, folder, policy, verbose):
     if stage.schedule == "cosine":
         rule = [CosineRate(stage.learning_rate, first, stage.epochs, len(batches))]
     else:
-        rule = [
+        patient = [
             keras.callbacks.ReduceLROnPlateau(
                 **watch, patience=stage.patience, factor=stage.factor
             ),
             keras.callbacks.EarlyStopping(**watch, patience=stage.stopping),
-            keras.callbacks.ModelCheckpoint(
-                best,
-                **watch,
-                save_best_only=True,
-                save_weights_only=True,
-                initial_value_threshold=_best_so_far(history, first),
-            ),
         ]
+        keep = keras.callbacks.ModelCheckpoint(
+            best,
+            **watch,
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=_best_so_far(history, first),
+        )
+        rule = [*patient, Replay(patient, history, first), keep]
     model.fit(
         batches,
         validation_data=watched,
@@ -286,6 +287,30 @@ class EpochOrder(keras.callbacks.Callback):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 seed = self.batches.seed + number
                 layer.seed_generator.state.assign([seed, epoch])
+
+
+class Replay(keras.callbacks.Callback):
+    """Tells callbacks that count epochs of those before an interruption.
+
+    Keras starts their counts anew whenever a training begins.
+
+    Args:
+        callbacks: the callbacks, which come before this one in the list.
+        history: path of the run's `history.csv`.
+        first: number of the stage's first epoch.
+    """
+
+    def __init__(self, callbacks, history, first):
+        super().__init__()
+        self.callbacks, self.history, self.first = callbacks, history, first
+
+    def on_train_begin(self, logs=None):
+        """Live through the stage's finished epochs once more."""
+        table = pd.read_csv(self.history) if self.history.exists() else pd.DataFrame()
+        for row in table.to_dict("records"):
+            if row["epoch"] >= self.first:
+                for callback in self.callbacks:
+                    callback.on_epoch_end(int(row["epoch"]), dict(row))
 
 
 class CosineRate(keras.callbacks.Callback):

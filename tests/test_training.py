@@ -203,6 +203,22 @@ def test_plateau_lowers_the_rate_and_keeps_the_best_weights(
     assert float(score.result()) == pytest.approx(scores.max())
 
 
+def test_plateau_keeps_count_across_an_interruption(tiles, settings, monkeypatch):
+    """The score does not move: two cuts of the rate, then the end, in nine epochs."""
+    stage = systems.Stage("bce", 30, 1e-9, schedule="plateau", patience=3, stopping=8)
+    system = replace(TINY, stages=(stage,))
+    whole = training.fit(system, tiles, 0, settings, verbose=0).history()
+    assert len(whole) == 9 and whole["learning_rate"].nunique() == 3
+    again = replace(settings, output_dir=settings.output_dir / "again")
+    for epoch in (2, 5):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt_at(patch, epoch)
+            training.fit(system, tiles, 0, again, verbose=0)
+    resumed = training.fit(system, tiles, 0, again, verbose=0).history()
+    columns = ["epoch", "learning_rate"]
+    np.testing.assert_allclose(resumed[columns], whole[columns], rtol=1e-5)
+
+
 def test_tiles_that_choose_the_epoch_are_not_those_reported(tiles):
     folds = data.make_folds(tiles)
     rest, held_out = tiles.take(folds != 0), tiles.take(folds == 0)
