@@ -1,6 +1,7 @@
 """`python -m helpers`: the five notebooks in order, to a score and a submission.
 
-`python -m helpers train SYSTEM --fold K` trains one system on one fold.
+`python -m helpers train SYSTEM --fold K` trains one system on one fold;
+`python -m helpers predict SYSTEM ...` makes a submission from the runs that are there.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from helpers.config import PROFILES, ROOT, SYNTHETIC, Settings
@@ -27,16 +29,17 @@ def main(arguments=None):
     _export(options)
     try:
         settings = Settings.from_env()
-        system = _system(options) if options.command == "train" else None
+        act = {"train": _train, "predict": _predict}.get(options.command)
+        names = _known_systems(options) if act else None
         notebooks = _numbers(options.only)
     except ValueError as error:
         parser.error(str(error))
     print(settings.describe(), flush=True)
     try:
-        if system:
-            return _train(system, options.fold, settings)
+        if act:
+            return act(names, options, settings)
         return _run_notebooks(notebooks, settings)
-    except (DataError, OSError, FloatingPointError) as error:
+    except (DataError, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -56,6 +59,15 @@ def _parser():
     train = commands.add_parser("train", help="train one system", parents=[common])
     train.add_argument("system", help="a name in helpers/systems.py, e.g. salt-net")
     train.add_argument("--fold", type=int, default=0, choices=range(5), help="0 to 4")
+    train.add_argument("--epochs", type=int, help="in all stages together")
+    train.add_argument(
+        "--weights",
+        help="of the encoder: a file, imagenet, or none; as the system says by default",
+    )
+    predict = commands.add_parser(
+        "predict", help="a submission from finished runs", parents=[common]
+    )
+    predict.add_argument("systems", nargs="+", help="each counts the same")
     return parser
 
 
@@ -83,22 +95,64 @@ def _numbers(only):
     return [known[number] for number in sorted(set(wanted))]
 
 
-def _system(options):
+def _known_systems(options):
+    """The names given, checked before anything is read."""
     load_keras()
     from helpers import systems
 
-    return systems.get(options.system)
+    names = [options.system] if options.command == "train" else options.systems
+    for name in names:
+        systems.get(name)
+    if options.command == "train" and options.epochs is not None:
+        if options.epochs < 1:
+            raise ValueError(f"--epochs: at least 1, not {options.epochs}")
+    return names
 
 
-def _train(system, fold, settings):
+def _train(names, options, settings):
     """Train at the profile's budget; the full profile's is the published recipe."""
     from helpers import data, systems, training
 
     profile = settings.profile
-    small = system.name != systems.DEFAULT and profile.main.epochs is not None
-    system = system.within(profile.encoders if small else profile.main)
-    run = training.fit(system, data.load_tiles(settings), fold, settings)
-    print(f"{run.name}: score {run.score:.4f}, kept in {run.folder}")
+    tiles = data.load_tiles(settings)
+    for name, _ in systems.get(names[0]).members:
+        small = name != systems.DEFAULT and profile.main.epochs is not None
+        budget = profile.encoders if small else profile.main
+        budget = replace(budget, epochs=options.epochs or budget.epochs)
+        system = systems.get(name).within(budget)
+        if options.weights is not None:
+            system = system.with_weights(options.weights)
+        run = training.fit(system, tiles, options.fold, settings)
+        print(f"{run.name}: score {run.score:.4f}, kept in {run.folder}")
+    return 0
+
+
+def _predict(names, options, settings):
+    """Ensemble the finished runs of these systems into a checked submission."""
+    from tqdm import tqdm
+
+    from helpers import data, inference, metrics, runs, submission
+
+    members = runs.find_members(settings.runs_dir, *names)
+    for run, weight in members.items():
+        print(f"{weight:.3f} x {run.name}, score {run.score:.4f}", flush=True)
+    seen, probabilities = runs.out_of_fold(members, data.load_tiles(settings))
+    rule, scores = inference.Rule(), None
+    if any(run.config["system"]["search"] for run in members) and len(seen) > 1:
+        rule, scores = inference.cross_fit(seen.masks, probabilities)
+    elif len(seen):
+        scores = metrics.precision_per_image(seen.masks, rule(probabilities))
+    if scores is None:
+        print("no tile was left out by all systems: no score")
+    else:
+        low, high = inference.interval(scores)
+        print(f"score {scores.mean():.4f} ({low:.3f} to {high:.3f}), {len(seen)} tiles")
+    print(f"threshold {rule.threshold:g}, smallest mask {rule.smallest} pixels")
+    test = data.load_test_tiles(settings)
+    masks = rule(runs.predict(members, test.images, tqdm))
+    masks = submission.empty_constant(masks, test.constant)
+    path = settings.output_dir / f"submission-{'+'.join(names)}.csv"
+    print(submission.write_submission(path, test.ids, masks))
     return 0
 
 

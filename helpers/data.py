@@ -77,26 +77,69 @@ def coverage_class(coverage):
     return np.ceil(10 * np.asarray(coverage)).astype(int)
 
 
-def make_folds(tiles, k=5, seed=2018):
-    """Deal tiles into folds that look alike in coverage and depth.
+def mask_type(masks):
+    """Sort masks into eight types by their shape and size.
 
-    Tiles are sorted by coverage class, then depth; each run of k neighbours is a
-    stratum, of which scikit-learn's `StratifiedKFold` gives every fold one tile.
+    Olsen (GitHub, 127th) made folds alike in eight mask types. Which types exactly is
+    our choice; the first that fits is taken:
+
+    | type | mask |
+    |---|---|
+    | 0 | empty |
+    | 1 | salt only in the tile's frame, the 10 pixels along its border |
+    | 2 | vertical strips: all rows are equal |
+    | 3 ... 7 | any other; salt up to 15, 25, 50, 75 and 100 % of the tile |
+
+    Args:
+        masks: bool (n, 101, 101).
+
+    Returns:
+        int (n,), 0 ... 7.
+    """
+    masks = np.asarray(masks, bool)
+    types = 3 + np.searchsorted((0.15, 0.25, 0.5, 0.75), masks.mean(axis=(1, 2)))
+    types[(masks == masks[:, :1]).all(axis=(1, 2))] = 2
+    types[~masks[:, 10:-10, 10:-10].any(axis=(1, 2))] = 1
+    types[~masks.any(axis=(1, 2))] = 0
+    return types
+
+
+FOLD_KEYS = {
+    "coverage": lambda tiles: coverage_class(tiles.coverage),
+    "depth": lambda tiles: tiles.depths,
+    "type": lambda tiles: mask_type(tiles.masks),
+}
+
+
+def make_folds(tiles, k=5, seed=2018, by="coverage+depth"):
+    """Deal tiles into folds that look alike.
+
+    Tiles are sorted, by coverage class and then depth for example; each run of k
+    neighbours is a stratum, of which scikit-learn's `StratifiedKFold` gives every fold
+    one tile. So a class gives every fold its share however rare it is: one with fewer
+    than k tiles shares a stratum with its neighbours. By depth, all deciles are shared
+    out evenly too, as Jain's are.
 
     Args:
         tiles: labelled `Tiles`, at least k.
         k: number of folds.
-        seed: integer.
+        seed: integer; tiles, k, seed and `by` decide the folds, nothing else does.
+        by: what the folds are alike in: `"coverage"` (`coverage_class`), `"depth"`,
+            `"type"` (`mask_type`), or several with `+` between them, the most important
+            first.
 
     Returns:
         int (n,), the fold of each tile, 0 ... k - 1.
 
     Raises:
-        ValueError: for fewer than k tiles, or tiles without masks.
+        ValueError: for fewer than k tiles, tiles without masks, or an unknown `by`.
     """
     if tiles.masks is None or len(tiles) < k:
         raise ValueError(f"{k} folds need at least {k} tiles with masks")
-    order = np.lexsort((tiles.depths, coverage_class(tiles.coverage)))
+    names = by.split("+")
+    if not set(names) <= set(FOLD_KEYS):
+        raise ValueError(f"by={by!r} is not made of {', '.join(FOLD_KEYS)} and +")
+    order = np.lexsort([FOLD_KEYS[name](tiles) for name in reversed(names)])
     strata = np.empty(len(tiles), int)
     strata[order] = np.minimum(np.arange(len(tiles)) // k, len(tiles) // k - 1)
     folds = np.empty(len(tiles), int)

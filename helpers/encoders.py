@@ -6,70 +6,141 @@ family expects instead (three channels, its own range) is made inside the model,
 that nobody can forget it.
 """
 
-from pathlib import Path
+import inspect
+import re
+from collections import Counter
 
-import h5py
 import keras
 from keras import layers
 
-# Where each family's pyramid is tapped: the last layer before each halving.
+from helpers import resnet
+from helpers import weights as weight_files
+from helpers.resnet import MOMENTUM
+
+APPLICATIONS = {  # of Keras
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "mobilenet": "MobileNet",
+    "inceptionresnetv2": "InceptionResNetV2",
+}
+# Where their pyramids are tapped: the last layer before each halving.
 TAPS = {
     "vgg16": [f"block{n}_conv{2 if n < 3 else 3}" for n in range(1, 6)],
     "vgg19": [f"block{n}_conv{2 if n < 3 else 4}" for n in range(1, 6)],
     "mobilenet": [f"conv_pw_{n}_relu" for n in (1, 3, 5, 11, 12)],
+    "inceptionresnetv2": [
+        *("stem_activation_3", "stem_activation_5"),
+        *("block35_10_ac", "block17_20_ac", "conv_7b_ac"),
+    ],
 }
-ENCODERS = ("scratch", *TAPS)
-MOMENTUM = 0.9  # of batch norm's averages: Keras' 0.99 lags behind a short training
+STRIDES = {  # {stride of the stem: of the coarsest features}, the default first
+    "scratch": {1: 1, 2: 2, 4: 4},  # times 2 ** depth
+    "vgg16": {1: 16},
+    "vgg19": {1: 16},
+    "mobilenet": {2: 32},
+    "resnet34": {2: 32},
+    "inceptionresnetv2": {2: 32, 1: 16},
+    "seresnext50": {2: 32, 1: 8},
+    "seresnext101": {2: 32, 1: 8},
+}
+ENCODERS = tuple(STRIDES)
 
 
 def build_encoder(name, input_shape=(128, 128, 1), weights=None, **options):
     """Build an encoder.
 
+    | name | features at strides | with `stem=1` |
+    |---|---|---|
+    | `"scratch"` | 1, 2, 4, 8, 16 | see `scratch` |
+    | `"vgg16"`, `"vgg19"` | 1, 2, 4, 8, 16 | |
+    | `"mobilenet"` (version 1, up to `conv_pw_12`) | 2, 4, 8, 16, 32 | |
+    | `"resnet34"` | 2, 4, 8, 16, 32 | |
+    | `"inceptionresnetv2"` | 2, 4, 8, 16, 32 | 1, 2, 4, 8, 16 |
+    | `"seresnext50"`, `"seresnext101"` (32x4d) | 2, 4, 8, 16, 32 | 1, 2, 4, 8 |
+
     Args:
-        name: `"scratch"`, `"vgg16"`, `"vgg19"` (features at strides 1 to 16) or
-            `"mobilenet"` (version 1, strides 2 to 32, up to `conv_pw_12`).
-        input_shape: (height, width, 1), both divisible by the last stride.
-        weights: `None` (random), `"imagenet"` (downloaded by Keras), or the path of a
-            Keras `.h5` weight file of the family, with or without its classifier.
-        options: for `"scratch"` only, see `scratch`.
+        name: one of `ENCODERS`.
+        input_shape: (height, width, 1), both divisible by `stride_of(name, **options)`.
+        weights: `None` (random), `"imagenet"` (downloaded), or the path of a weight
+            file of the family, with or without its classifier: `.h5` as Keras publishes
+            it, for `resnet34` and `seresnext` `.safetensors` as timm does.
+        options: `stem`, the stride of the very first convolution, where the table has
+            a choice; `"scratch"` has more, see there.
 
     Returns:
         A Keras model from (batch, height, width, 1), float32 in [0, 1], to the list of
         features, finest first.
 
     Raises:
-        ValueError: for an unknown name, options that the encoder does not have, or a
-            weight file that does not fit; the message names file and layer.
+        ValueError: for an unknown name, a tile of another shape, options that the
+            encoder does not have, or a weight file that does not fit; the message names
+            file and layer.
         OSError: if `"imagenet"` cannot be downloaded; the message says what else to do.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"unknown encoder {name!r}: one of {', '.join(ENCODERS)}")
-    _check_size(name, input_shape, options)
+    stride = stride_of(name, **options)
+    _check_shape(name, input_shape, stride)
+    if name == "scratch" and weights is not None:
+        raise ValueError("the scratch encoder has no weights to load: weights=None")
     inputs = keras.Input(input_shape, name="tile")
     if name == "scratch":
-        if weights is not None:
-            raise ValueError("the scratch encoder has no weights to load: weights=None")
-        return keras.Model(inputs, scratch(inputs, **options), name="scratch")
-    if options:
-        raise ValueError(f"{name} takes no {', '.join(options)}: 'scratch' only")
-    backbone = _application(name, _as_rgb(inputs, name), weights)
-    features = [backbone.get_layer(tap).output for tap in TAPS[name]]
+        features = scratch(inputs, **options)
+    elif name in resnet.BLOCKS:
+        features = resnet.resnet(_as_rgb(inputs, name), name, **options)
+        weights = weight_files.download(name) if weights == "imagenet" else weights
+    else:
+        build = _inception_resnet if name == "inceptionresnetv2" else _application
+        backbone = build(name, inputs, weights == "imagenet", **options)
+        features = [backbone.get_layer(tap).output for tap in TAPS[name]]
     encoder = keras.Model(inputs, features, name=name)
     if weights not in (None, "imagenet"):
-        load_weights(encoder, weights)
+        weight_files.load_weights(encoder, weights, name == "inceptionresnetv2")
     return encoder
 
 
-def _check_size(name, input_shape, options):
-    """Whether the tile can be halved as often as the encoder does."""
-    stem, depth = options.get("stem", 1), options.get("depth", 4)
-    if stem not in (1, 2, 4):
-        raise ValueError(f"the stride of the stem is 1, 2 or 4, not {stem}")
-    stride = {"scratch": stem << depth, "mobilenet": 32}.get(name, 16)
-    if input_shape[0] % stride or input_shape[1] % stride:
+def stride_of(name, **options):
+    """How many pixels of the tile the coarsest features put into one.
+
+    Args:
+        name, options: as for `build_encoder`.
+
+    Returns:
+        The last stride. Height and width of the tile must be divisible by it.
+
+    Raises:
+        ValueError: for an unknown name, or options that the encoder does not have.
+
+    Example:
+        >>> stride_of("seresnext50"), stride_of("seresnext50", stem=1)
+        (32, 8)
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"unknown encoder {name!r}: one of {', '.join(ENCODERS)}")
+    strides = STRIDES[name]
+    known = {"stem"} if len(strides) > 1 else set()
+    if name == "scratch":
+        known = set(inspect.signature(scratch).parameters) - {"x"}
+    if unknown := set(options) - known:
+        raise ValueError(f"{name} takes no {', '.join(sorted(unknown))}")
+    stem = options.get("stem", next(iter(strides)))
+    if stem not in strides:
+        *some, last = sorted(strides)
+        allowed = f"{', '.join(map(str, some))} or {last}"
+        raise ValueError(f"the stride of the {name} stem is {allowed}, not {stem}")
+    depth = options.get("depth", 4) if name == "scratch" else 0
+    return strides[stem] << depth
+
+
+def _check_shape(name, shape, stride):
+    """Whether the tile is grey and can be halved as often as the encoder does."""
+    if len(shape) != 3 or shape[-1] != 1:
+        raise ValueError(
+            f"encoders take grey tiles, (height, width, 1), not {tuple(shape)}; what a "
+            "pretrained family needs instead is made inside"
+        )
+    if shape[0] % stride or shape[1] % stride:
         raise ValueError(
             f"the {name} encoder shrinks a tile to 1/{stride}: height and width of "
-            f"{tuple(input_shape[:2])} must be divisible by {stride}; pad or resize"
+            f"{tuple(shape[:2])} must be divisible by {stride}; pad or resize"
         )
 
 
@@ -134,86 +205,70 @@ def conv_block(x, filters, residual=False, name=None):
 def _as_rgb(x, name):
     """What the family was trained on: three channels in its own range."""
     x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
-    if name == "mobilenet":  # [-1, 1]
-        return layers.Rescaling(2.0, offset=-1.0, name="preprocess")(x)
-    means = [-103.939, -116.779, -123.68]  # ImageNet's mean blue, green, red
-    return layers.Rescaling(255.0, offset=means, name="preprocess")(x)
+    if name in ("mobilenet", "inceptionresnetv2"):
+        scale, offset = 2.0, -1.0  # to [-1, 1]
+    elif name in ("vgg16", "vgg19"):  # ImageNet's mean blue, green, red
+        scale, offset = 255.0, [-103.939, -116.779, -123.68]
+    else:  # ImageNet's mean and standard deviation: red, green, blue
+        scale = [1 / 0.229, 1 / 0.224, 1 / 0.225]
+        offset = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    return layers.Rescaling(scale, offset, name="preprocess")(x)
 
 
-def _application(name, rgb, weights):
-    families = {"vgg16": "VGG16", "vgg19": "VGG19", "mobilenet": "MobileNet"}
-    build = getattr(keras.applications, families[name])
-    imagenet = "imagenet" if weights == "imagenet" else None
-    try:
-        return build(include_top=False, weights=imagenet, input_tensor=rgb)
-    except Exception as error:
-        if imagenet is None or isinstance(error, ValueError):
-            raise
-        raise OSError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}). "
-            "Without internet pass weights='path/to/file.h5', a file that was fetched "
-            "elsewhere, or weights=None to start from random weights"
-        ) from error
+def _application(name, inputs, imagenet=False):
+    """A Keras application behind its preprocessing, without its classifier."""
+    build = getattr(keras.applications, APPLICATIONS[name])
+    rgb = _as_rgb(inputs, name)
+    if not imagenet:
+        return build(include_top=False, weights=None, input_tensor=rgb)
+    with weight_files.downloading(name):
+        return build(include_top=False, weights="imagenet", input_tensor=rgb)
 
 
-def load_weights(model, path):
-    """Load a Keras application's weight file (`.h5`) into a model, checked.
+def _inception_resnet(name, inputs, imagenet=False, stem=2):
+    """Keras' Inception-ResNet-v2, padded so that sizes halve exactly.
 
-    Layers of the file that the model does not have (the classifier, or stages past
-    the last tap) are left out; every layer of the model must be in the file.
+    The published network lets the border go wherever it strides. Tiles of 128 pixels
+    have none to spare, and a decoder wants sizes that match. Padding has no weights.
 
-    Args:
-        model: a model whose layers have the application's names.
-        path: the file.
-
-    Raises:
-        ValueError: if the file is missing, truncated or not HDF5, if it lacks a layer,
-            or if an array has another shape; the message names the file, the layer
-            and the remedy. The model is unchanged then.
+    Source: Szegedy et al. 2016, https://arxiv.org/abs/1602.07261
     """
-    path = Path(path)
-    remedy = "fetch the file again, or pass weights=None"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weight file: {remedy}")
-    try:
-        stored = _read_h5(path)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: truncated or not HDF5 ({error}): {remedy}"
-        ) from error
-    matched = []
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        values = stored.get(layer.name)
-        if values is None:
-            raise ValueError(
-                f"{path}: has no layer {layer.name}; is it a file of {model.name}? "
-                f"Otherwise {remedy}"
-            )
-        shapes = [tuple(weight.shape) for weight in layer.weights]
-        if shapes != [value.shape for value in values]:
-            raise ValueError(
-                f"{path}: layer {layer.name} has shapes {[v.shape for v in values]}, "
-                f"{model.name} needs {shapes}: {remedy}"
-            )
-        matched.append((layer, values))
-    for layer, values in matched:
-        layer.set_weights(values)
+    published = _application(name, keras.Input((None, None, 1)), imagenet)
+    names = _lasting_names(published.layers)
+
+    def changed(layer):
+        config = layer.get_config()
+        config["name"] = names.get(layer.name, layer.name)
+        if "padding" in config:
+            config["padding"] = "same"
+        if config["name"] == "stem_conv2d_1":
+            config["strides"] = (stem, stem)
+        return type(layer).from_config(config)
+
+    backbone = keras.models.clone_model(published, [inputs], changed)
+    if imagenet:
+        backbone.set_weights(published.get_weights())
+    return backbone
 
 
-def _read_h5(path):
-    """{layer name: [arrays]} of a weight file in the applications' format."""
-    with h5py.File(path, "r") as file:
-        root = file.get("model_weights", file)
-        layers_stored = ((name, root[name]) for name in _names(root, "layer_names"))
-        return {
-            name: [group[weight][()] for weight in _names(group, "weight_names")]
-            for name, group in layers_stored
-        }
+def _lasting_names(application_layers):
+    """Names for the layers that Keras only numbers, and in each process anew.
 
-
-def _names(group, attribute):
-    """An attribute of names, which are bytes or text depending on the writer."""
-    names = group.attrs[attribute]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    The network is a chain of blocks that end in layers with names: the third
+    convolution of those before `block35_1_mixed` becomes `block35_1_conv2d_3`. Only
+    the stem has no name; it is the part that ends in poolings.
+    """
+    names, numbers, unnamed, block = {}, Counter(), [], "stem"
+    for layer in application_layers[3:]:  # after input and preprocessing
+        named = re.match(r"mixed_\d\w|block\d+_\d+|conv_7b", layer.name)
+        if named:
+            block = named[0]
+        else:
+            unnamed.append(layer.name)
+        if named or (block == "stem" and isinstance(layer, layers.MaxPooling2D)):
+            for name in unnamed:
+                kind = f"{block}_{name.rstrip('_0123456789')}"
+                numbers[kind] += 1
+                names[name] = f"{kind}_{numbers[kind]}"
+            unnamed = []
+    return names

@@ -15,7 +15,8 @@ def predict(model, images, frame, flips=True, batch_size=64, progress=None):
     """Probability of salt for every pixel of every tile.
 
     Args:
-        model: a Keras model from grey tiles to logits.
+        model: a Keras model from grey tiles to logits, or to a dictionary of logits
+            with those of the mask under `"mask"`.
         images: uint8 (n, 101, 101).
         frame: the `pipeline.Frame` that the model was trained with.
         flips: average with the prediction for the left-right flipped tile, flipped
@@ -43,8 +44,10 @@ def _probabilities(model, tiles, batch_size):
     """Uint8 (n, size, size) -> float32; a short batch is filled up: one shape only."""
     batch = np.zeros((batch_size, *tiles.shape[1:], 1), np.float32)
     batch[: len(tiles), ..., 0] = tiles / np.float32(255)
-    logits = np.asarray(model.predict_on_batch(batch), np.float32)
-    return expit(logits[: len(tiles), ..., 0])
+    logits = model.predict_on_batch(batch)
+    if isinstance(logits, dict):  # a gate, or deep supervision
+        logits = logits["mask"]
+    return expit(np.asarray(logits, np.float32)[: len(tiles), ..., 0])
 
 
 def ensemble(predictions, weights=None):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from helpers.config import TILE
 from helpers.pipeline import Frame
 from helpers.rle import as_mask
 
@@ -97,8 +98,9 @@ class _TileMean(keras.metrics.Metric):
     """Mean over tiles of a number per tile, exact over an epoch of unequal batches.
 
     Args:
-        frame: the `pipeline.Frame` of the network; where it pads, the border is cut
-            off before counting. `None` counts every pixel.
+        frame: the `pipeline.Frame` of the network: the border that it padded is cut
+            off before counting, and what it resized is resized back to native tiles.
+            `None` counts every pixel as it is.
         name: the metric's name in the history.
     """
 
@@ -110,7 +112,10 @@ class _TileMean(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add a batch: labels in {0, 1} and logits, (batch, height, width, 1)."""
-        truth, guess = ops.cast(y_true, "float32") > 0.5, y_pred > 0
+        truth, guess = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
+        if self.frame is not None and self.frame.mode == "resize":
+            truth, guess = self.native(truth), self.native(ops.sigmoid(guess)) - 0.5
+        truth, guess = truth > 0.5, guess > 0
         if self.frame is not None and self.frame.mode == "pad":
             inside = self.frame.inside
             truth, guess = truth[:, inside, inside], guess[:, inside, inside]
@@ -119,6 +124,16 @@ class _TileMean(keras.metrics.Metric):
         values = ops.where(union == 0, 1.0, self.per_tile(both, union))
         self.total.assign_add(ops.sum(values))
         self.count.assign_add(ops.cast(ops.shape(values)[0], "float32"))
+
+    def native(self, tiles):
+        """Tiles of the network's size, resized as `Frame.to_native` does."""
+        return ops.image.resize(
+            tiles,
+            (TILE, TILE),
+            interpolation="bilinear",
+            antialias=self.frame.size > TILE,
+            data_format="channels_last",
+        )
 
     def get_config(self):
         frame = self.frame and asdict(self.frame)

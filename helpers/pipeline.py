@@ -100,117 +100,6 @@ def _resize(images, size):
     return np.concatenate(parts)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a tile that leave its geology plausible.
-
-    Every range is symmetric; 0 switches the change off. Geometric changes move image
-    and mask together; intensity changes touch the image alone.
-
-    Attributes:
-        flip: probability of a left-right flip. (Never upside down: gravity points
-            down, and salt is bright on top.)
-        zoom: scale between 1 - zoom and 1 + zoom.
-        shift: largest shift, as a share of the size.
-        rotation: largest angle, in degrees.
-        shear: largest horizontal shear, as a slope.
-        brightness: largest change, as a share of the grey range.
-        contrast: factor between 1 - contrast and 1 + contrast, about mid-grey.
-        gamma: exponent between 1 / (1 + gamma) and 1 + gamma.
-    """
-
-    flip: float = 0.5
-    zoom: float = 0.0
-    shift: float = 0.0
-    rotation: float = 0.0
-    shear: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-
-    @property
-    def warps(self):
-        """Whether pixels are interpolated: flips alone are exact."""
-        return any((self.zoom, self.shift, self.rotation, self.shear))
-
-    def __call__(self, images, masks, rng):
-        """Augment one batch.
-
-        Args:
-            images: uint8 (n, size, size).
-            masks: bool (n, size, size).
-            rng: `numpy.random.Generator`.
-
-        Returns:
-            `(images, masks)`: float32 in [0, 1] and float32 in {0, 1}, each
-            (n, size, size).
-        """
-        count = len(images)
-        flipped = rng.random(count) < self.flip
-        curves = self.grey_curves(count, rng)
-        images = np.stack([c[image] for c, image in zip(curves, images, strict=True)])
-        if not self.warps:
-            masks = masks.astype(np.float32)
-            images[flipped] = images[flipped, :, ::-1]
-            masks[flipped] = masks[flipped, :, ::-1]
-            return images, masks
-        stacked = np.empty((*images.shape, 2), np.float32)
-        stacked[..., 0], stacked[..., 1] = images, masks
-        moved = ops.image.affine_transform(
-            stacked,
-            self.matrices(flipped, images.shape[1], rng),
-            interpolation="bilinear",
-            fill_mode="reflect",
-            data_format="channels_last",
-        )
-        moved = ops.convert_to_numpy(moved)
-        return moved[..., 0], (moved[..., 1] > 0.5).astype(np.float32)
-
-    def grey_curves(self, count, rng):
-        """One tone curve a tile: float32 (count, 256), new grey for each old grey.
-
-        Brightness, contrast and gamma act on the grey value alone, so that they are
-        computed for the 256 possible values, not for every pixel.
-        """
-        grey = np.linspace(0.0, 1.0, 256)[None]
-        spread = rng.uniform(-1, 1, (3, count, 1))
-        grey = grey ** (1.0 + self.gamma) ** spread[0]
-        grey = (grey - 0.5) * (1.0 + self.contrast * spread[1]) + 0.5
-        return np.clip(grey + self.brightness * spread[2], 0, 1).astype(np.float32)
-
-    def matrices(self, flipped, size, rng):
-        """One affine map a tile, from output to input pixels, about the tile's centre.
-
-        Flip, zoom, shear, rotation and shift are multiplied into one matrix, so that
-        the tile is interpolated once, not five times.
-
-        Args:
-            flipped: bool (n,), which tiles are flipped.
-            size: height and width, pixels.
-            rng: `numpy.random.Generator`.
-
-        Returns:
-            float32 (n, 8), rows `a0, a1, a2, b0, b1, b2, 0, 0` as Keras expects them:
-            x_in = a0 x + a1 y + a2, y_in = b0 x + b1 y + b2.
-        """
-        count = len(flipped)
-        spread = rng.uniform(-1, 1, (5, count))
-        mirror = np.where(flipped, -1.0, 1.0)
-        scale = 1.0 / (1.0 + self.zoom * spread[0])
-        angle = np.deg2rad(self.rotation) * spread[1]
-        slope = self.shear * spread[2]
-        shift_x, shift_y = self.shift * size * spread[3:]
-        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-        # rotation x shear x mirror
-        a0, a1 = cos * mirror, cos * slope - sin
-        b0, b1 = sin * mirror, sin * slope + cos
-        centre = (size - 1) / 2
-        a2 = centre - a0 * centre - a1 * centre + shift_x
-        b2 = centre - b0 * centre - b1 * centre + shift_y
-        zero = np.zeros(count)
-        return np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1).astype(np.float32)
-
-
 class TileBatches(keras.utils.PyDataset):
     """Batches of a set of tiles, for `model.fit` and `model.evaluate`.
 
@@ -224,6 +113,8 @@ class TileBatches(keras.utils.PyDataset):
         batch_size: tiles a batch; the last batch may be shorter.
         augmentation: an `Augmentation`; `None` keeps tiles and order as they are.
         seed: integer.
+        outputs: names of the network's outputs, if it has several: `"gate"` is given
+            whether a tile has salt, every other one the mask.
     """
 
     def __init__(
@@ -234,12 +125,14 @@ class TileBatches(keras.utils.PyDataset):
         batch_size=32,
         augmentation=None,
         seed=0,
+        outputs=(),
     ):
         super().__init__()
         self.images, self.masks = frame.to_network(images), frame.to_network(masks)
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
+        self.outputs = outputs
         self.start_epoch(0)
 
     def __len__(self):
@@ -254,7 +147,10 @@ class TileBatches(keras.utils.PyDataset):
             np.random.default_rng((self.seed, epoch)).shuffle(self.order)
 
     def __getitem__(self, index):
-        """Batch `index`: images and masks, float32, (batch, size, size, 1)."""
+        """Batch `index`: images and masks, float32, (batch, size, size, 1).
+
+        With several outputs the masks are a dictionary, its `"gate"` (batch, 1).
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
@@ -265,4 +161,10 @@ class TileBatches(keras.utils.PyDataset):
         else:
             rng = np.random.default_rng((self.seed, self.epoch, 1 + index))
             images, masks = self.augmentation(images, masks, rng)
-        return images[..., None], masks[..., None]
+        images, masks = images[..., None], masks[..., None]
+        if not self.outputs:
+            return images, masks
+        targets = dict.fromkeys(self.outputs, masks)
+        if "gate" in targets:
+            targets["gate"] = masks.max(axis=(1, 2))
+        return images, targets

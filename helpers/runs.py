@@ -21,7 +21,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers import inference
+from helpers import inference, systems
+from helpers.files import DataError
 from helpers.pipeline import Frame
 
 
@@ -38,12 +39,23 @@ class Run:
     @cached_property
     def config(self):
         """What was trained, and how it ended: dict."""
-        return json.loads((self.folder / "config.json").read_text())
+        config = json.loads((self.folder / "config.json").read_text())
+        if config.get("version") != VERSION:
+            raise DataError(
+                f"{self.folder}: this run was made by another version of helpers: "
+                "move the folder away, or train it again"
+            )
+        return config
 
     @property
     def name(self):
         """`<system>/fold-<k>`."""
         return f"{self.config['system']['name']}/fold-{self.config['fold']}"
+
+    @property
+    def system(self):
+        """Name of the system that was trained."""
+        return self.config["system"]["name"]
 
     @property
     def frame(self):
@@ -54,6 +66,12 @@ class Run:
     def score(self):
         """Competition score of the fold's tiles at threshold 0.5, nothing tuned."""
         return self.config["score"]
+
+    def is_like(self, other):
+        """Whether both were made in the same way, whatever their folds."""
+        config = json.loads((self.folder / "config.json").read_text())
+        alike = (config.get(key) == other.config[key] for key in PLAN if key != "fold")
+        return all(alike)
 
     def history(self):
         """DataFrame, a row per epoch."""
@@ -73,12 +91,97 @@ class Run:
 
     def predict(self, images, progress=None):
         """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
-        flips = self.config["system"]["flips"]
-        model = self.model()
-        return inference.predict(model, images, self.frame, flips, progress=progress)
+        system = self.config["system"]
+        return inference.predict(
+            self.model(),
+            images,
+            self.frame,
+            system["flips"],
+            2 * system["batch_size"],
+            progress,
+        )
 
 
+def find_members(folder, *names):
+    """What is there of some systems: their finished folds, and what each counts.
+
+    Args:
+        folder: for example `settings.runs_dir`.
+        names: of rows of `systems.SYSTEMS`, ensembles among them; each name counts
+            the same.
+
+    Returns:
+        {`Run`: weight}. A system's weight is shared between its folds; all together
+        are 1.
+
+    Raises:
+        ValueError: for an unknown name.
+        DataError: if a system has no finished run; the message says how to train it.
+    """
+    weights = {}
+    for name in names:
+        members = systems.get(name).members
+        total = sum(weight for _, weight in members)
+        for member, weight in members:
+            found = [run for run in find_runs(folder) if run.system == member]
+            if not found:
+                raise DataError(
+                    f"{folder}: no finished run of {member}: train one with "
+                    f"`python -m helpers train {member} --fold 0`"
+                )
+            share = weight / total / len(names) / len(found)
+            for run in found:
+                weights[run] = weights.get(run, 0.0) + share
+    return weights
+
+
+def predict(members, images, progress=None):
+    """Weighted mean of the runs' predictions for new tiles.
+
+    Args:
+        members: {`Run`: weight}, see `find_members`.
+        images: uint8 (n, 101, 101).
+        progress: wraps each run's loop over batches, for example `tqdm.auto.tqdm`.
+
+    Returns:
+        float32 (n, 101, 101) in [0, 1].
+    """
+    mean = np.zeros(images.shape, np.float32)
+    for run, weight in members.items():
+        mean += weight * run.predict(images, progress)
+    return mean / sum(members.values())
+
+
+def out_of_fold(members, tiles):
+    """What the runs said of tiles that they were not trained on.
+
+    Args:
+        members: {`Run`: weight}, see `find_members`.
+        tiles: labelled `data.Tiles`.
+
+    Returns:
+        `(tiles, probabilities)`: those tiles that lie in the fold of a run of every
+        system, and the weighted mean of these runs' predictions, float32
+        (n, 101, 101). With all five folds these are all tiles.
+    """
+    place = {name: index for index, name in enumerate(tiles.ids)}
+    mean = np.zeros(tiles.images.shape, np.float32)
+    total = np.zeros(len(tiles), np.float32)
+    seen = {run.system: np.zeros(len(tiles), bool) for run in members}
+    for run, weight in members.items():
+        ids, probabilities = run.validation()
+        known = np.array([name in place for name in ids], bool)
+        where = np.array([place[name] for name in ids[known]], int)
+        mean[where] += weight * probabilities[known]
+        total[where] += weight
+        seen[run.system][where] = True
+    chosen = np.logical_and.reduce(list(seen.values()))
+    return tiles.take(chosen), mean[chosen] / total[chosen, None, None]
+
+
+VERSION = 2  # of what a run holds; raised when older runs cannot be read any more
 PLAN = (
+    "version",
     "system",
     "losses",
     "fold",
@@ -102,5 +205,4 @@ def find_runs(folder, like=None):
     """
     files = sorted(Path(folder).glob("*/fold-*/config.json"))
     runs = [Run(file.parent) for file in files]
-    alike = [key for key in PLAN if key != "fold"] if like else []
-    return [r for r in runs if all(r.config[key] == like.config[key] for key in alike)]
+    return [run for run in runs if like is None or run.is_like(like)]

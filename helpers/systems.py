@@ -1,30 +1,49 @@
 """The registry: every system is one frozen row; nothing here knows how it works.
 
 A row says all that makes two trainings differ: the network, how a tile becomes its
-input, the stages (loss, epochs, learning rate), the augmentation, the inference. Rows
-are compared by value and written into every run, so that a run says how it was made.
+input, the stages (losses, optimiser, epochs, learning rate), the augmentation, the
+folds, the inference. Rows are compared by value and written into every run, so that a
+run says how it was made. Where a published system has a fault, the row does the right
+thing and says beside it what was wrong.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 
-from helpers.pipeline import Augmentation, Frame
+import pandas as pd
+
+from helpers.augmentation import Augmentation
+from helpers.pipeline import Frame
 
 
 @dataclass(frozen=True)
 class Network:
-    """Arguments of `unet.build_unet`; the fields have the same names and meanings."""
+    """Arguments of `unet.build_unet`; the fields have the same names and meanings.
+
+    `None` leaves a choice to the encoder, which knows what its family does.
+    """
 
     encoder: str = "scratch"
     weights: str | None = None
-    filters: int = 16
-    depth: int = 4
-    blocks: int = 1
-    stem: int = 1
+    filters: int | None = None
+    depth: int | None = None
+    blocks: int | None = None
+    stem: int | None = None
     residual: bool = False
     dropout: float = 0.0
     decoder_filters: tuple[int, ...] | None = None
     frozen: tuple[str, ...] = ()
+    up: str = "transpose"
+    centre: int = 0
+    dilations: tuple[int, ...] = ()
+    scse: bool = False
+    hypercolumn: tuple[int, ...] = ()
+    gate: bool = False
+    deep: bool = False
+
+    def options(self):
+        """What is chosen, as keyword arguments of `build_unet`: dict."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -32,14 +51,20 @@ class Stage:
     """One stretch of training under one loss.
 
     Attributes:
-        loss: a name in `losses.LOSSES`.
+        loss: of the mask, a name in `losses.LOSSES`.
         epochs: at most so many.
-        learning_rate: of Adam, at the start.
+        learning_rate: at the start.
         schedule: `"cosine"` falls to zero over the stage, warming up over the first
             hundred steps of the training, and keeps the last weights;
             `"plateau"` multiplies the rate by `factor` after `patience` epochs without
-            gain, stops after `stopping` such epochs and keeps the best weights.
-        patience, factor, stopping: of the plateau schedule.
+            gain in the score, but not below `floor`, stops after `stopping` such
+            epochs and keeps the best weights.
+        patience, factor, stopping, floor: of the plateau schedule.
+        optimizer: `"adam"` or `"rmsprop"`.
+        weight_decay: share of every weight that a step takes away, times the learning
+            rate (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        gate: weight of the gate's cross-entropy, in a network that has a gate.
+        deep: weight of `loss` on every further mask of a deeply supervised network.
     """
 
     loss: str
@@ -49,6 +74,11 @@ class Stage:
     patience: int = 5
     factor: float = 0.1
     stopping: int = 10
+    floor: float = 0.0
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    gate: float = 0.0
+    deep: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +92,12 @@ class System:
         network, frame, stages, augmentation: see the classes.
         batch_size: tiles a step.
         flips: whether predictions are averaged with those of the flipped tile.
+        search: whether threshold and smallest mask are chosen, by cross-fitting, on
+            the folds' tiles; otherwise the threshold is 0.5.
+        stratify: what the folds are made alike in, see `data.make_folds`.
+        smallest: masks of fewer pixels, but not empty ones, are not trained on.
         tiles: training tiles at most, `None` for all.
+        published: what the authors report, in words.
     """
 
     name: str
@@ -74,7 +109,11 @@ class System:
     augmentation: Augmentation = Augmentation()
     batch_size: int = 32
     flips: bool = True
+    search: bool = False
+    stratify: str = "coverage+depth"
+    smallest: int = 0
     tiles: int | None = None
+    published: str = ""
 
     @property
     def watched(self):
@@ -89,16 +128,34 @@ class System:
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
+    @property
+    def members(self):
+        """A system alone is an ensemble of one: its name and weight 1."""
+        return ((self.name, 1.0),)
+
+    def with_weights(self, weights):
+        """The same system with other weights in its encoder.
+
+        Args:
+            weights: `"imagenet"`, the path of a file, or `"none"`: random weights, of
+                which none are frozen, because they must learn.
+        """
+        network = replace(self.network, weights=str(weights))
+        if weights == "none":
+            network = replace(network, weights=None, frozen=())
+        return replace(self, network=network)
+
     def within(self, budget):
-        """The same system cut to a `config.Budget`.
+        """The same system cut to a `config.Budget`, to be compared with others.
 
         Stages keep their share of the epochs (at least one each). Waiting for a plateau
-        needs more epochs than a budget has, so every stage becomes a cosine.
+        needs more epochs than a budget has, so every stage becomes a cosine; and all
+        systems get the same folds.
 
         Returns:
             A new `System`; equal to this one if the budget has no limits.
         """
-        frame, stages = self.frame, self.stages
+        frame, stages, stratify = self.frame, self.stages, self.stratify
         if budget.size != frame.size:
             frame = Frame(budget.size, "resize")
         if budget.epochs is not None:
@@ -111,28 +168,47 @@ class System:
                 replace(stage, epochs=max(count, 1), schedule="cosine")
                 for stage, count in zip(stages, counts, strict=True)
             )
+            stratify = System.stratify
         return replace(
             self,
             frame=frame,
             stages=stages,
+            stratify=stratify,
             batch_size=budget.batch_size or self.batch_size,
             tiles=budget.tiles,
         )
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """A row that trains nothing itself: a weighted mean of other rows' predictions.
+
+    Attributes:
+        name, title, source, published: as in `System`.
+        members: (name of a row, weight) each.
+    """
+
+    name: str
+    title: str
+    source: str
+    members: tuple[tuple[str, float], ...]
+    published: str = ""
+
+
 _JAIN = "Aditya Jain, TGS_Salt_Identify_Kaggle-ImgSeg-DL (GitHub)"
 _JAIN_STAGES = (
-    Stage("jain-mix", 60, 1e-3, schedule="plateau", patience=5, stopping=15),
+    Stage("jain-mix", 60, 1e-3, "plateau", patience=5, stopping=15, floor=1e-4),
 )
-_JAIN_AUGMENTATION = Augmentation(zoom=0.1, brightness=0.1)
 
 
-def _jain(encoder, title, **network):
+def _jain(encoder, title, published="", **network):
     """Jain's row; the encoder is what differs.
 
-    Two faults of the published code are not repeated: its Lovasz term got labels and
-    logits in swapped places and so had no gradient, and its augmentation moved the
-    image but not the mask.
+    Faults of the published code that are not repeated: its Lovasz term got labels and
+    logits in swapped places and so had no gradient; its augmentation moved the image
+    but not the mask; it flipped tiles before they were split, so that a tile and its
+    flip could lie on both sides; and it reported the score of the tiles on which it
+    had searched the threshold.
     """
     return System(
         name=f"jain-{encoder}",
@@ -141,10 +217,82 @@ def _jain(encoder, title, **network):
         network=Network(encoder=encoder, dropout=0.1, **network),
         stages=_JAIN_STAGES,
         frame=Frame(128, "resize"),
-        augmentation=_JAIN_AUGMENTATION,
+        augmentation=Augmentation(zoom=0.1, brightness=0.1),
         flips=False,
+        stratify="depth",
+        published=published,
     )
 
+
+def _jain_pretrained(encoder, title, frozen, published=""):
+    """Jain's decoder on an encoder that is frozen but for its last stage."""
+    decoder = {"decoder_filters": (512, 256, 128, 64)}
+    network = {"weights": "imagenet", "frozen": frozen, **decoder}
+    return _jain(encoder, title, published, **network)
+
+
+_VGG_FROZEN = ("block1", "block2", "block3", "block4")
+_RESNET_FROZEN = ("stem", "layer1", "layer2", "layer3")
+
+
+def _olsen(depth, published):
+    """Olsen's row; the depth of the encoder is what differs.
+
+    His weight decay is Adam's of PyTorch, which adds it to the gradient; here it is
+    taken from the weights themselves. Of his five decoder blocks the first is the
+    stage below the encoder (`centre`), which has no features beside it.
+    """
+    plateau = {
+        "learning_rate": 1e-4,
+        "schedule": "plateau",
+        "patience": 10,
+        "factor": 0.5,
+        "weight_decay": 1e-4,
+        "gate": 0.1,
+    }
+    return System(
+        name=f"olsen-seresnext{depth}",
+        title=f"Gated SE-ResNeXt-{depth} with scSE and hypercolumn",
+        source="Terkel Bo Olsen, 127th place (GitHub)",
+        network=Network(
+            encoder=f"seresnext{depth}",
+            weights="imagenet",
+            stem=1,
+            up="upsample",
+            centre=256,
+            decoder_filters=(64, 64, 64, 64),
+            scse=True,
+            hypercolumn=(2, 4, 8, 16),
+            gate=True,
+        ),
+        stages=(
+            Stage("dice+bce/5", 20, **plateau, stopping=20),
+            Stage("lovasz-elu", 100, **plateau, stopping=100),
+        ),
+        augmentation=_OLSEN_AUGMENTATION,
+        batch_size=10,
+        stratify="type",
+        smallest=10,
+        published=published,
+    )
+
+
+_OLSEN_AUGMENTATION = Augmentation(
+    zoom=0.1,
+    shift=0.06,
+    rotation=10.0,
+    crop=50 / 101,
+    elastic=0.02,
+    grid=0.3,
+    brightness=0.2,
+    gamma=0.25,
+    blur=0.02,
+    probability=0.8,
+    one_of=(
+        ("zoom+shift+rotation", "crop", "elastic"),
+        ("grid", "brightness", "gamma", "blur"),
+    ),
+)
 
 _ALL = (
     System(
@@ -160,30 +308,65 @@ _ALL = (
             zoom=0.1, shift=0.06, brightness=0.08, contrast=0.1, gamma=0.1
         ),
     ),
+    # Published: double convolutions whose second half read the block's input once more,
+    # so that they were single.
     System(
         name="lavinama-unet",
         title="Plain U-Net, binary cross-entropy (double convolutions that are double)",
         source="lavinama, UNet (GitHub)",
         network=Network(filters=16, depth=4, dropout=0.05),
-        stages=(Stage("bce", 100, 1e-3, schedule="plateau"),),
+        stages=(Stage("bce", 100, 1e-3, "plateau"),),
         frame=Frame(128, "resize"),
         augmentation=Augmentation(flip=0.0),
         flips=False,
+        published="validation loss 0.187",
     ),
-    _jain("scratch", "Jain's U-Net from scratch", filters=32),
-    _jain(
-        "vgg16",
-        "Jain's U-Net on VGG16, frozen but for its last block",
-        weights="imagenet",
-        decoder_filters=(512, 256, 128, 64),
-        frozen=("block1", "block2", "block3", "block4"),
-    ),
-    _jain(
+    _jain("scratch", "Jain's U-Net from scratch", filters=32, depth=4),
+    _jain_pretrained("vgg16", "Jain's U-Net on VGG16", _VGG_FROZEN),
+    _jain_pretrained("resnet34", "Jain's U-Net on ResNet34", _RESNET_FROZEN),
+    _jain_pretrained(
         "vgg19",
-        "Jain's best: U-Net on VGG19, frozen but for its last block",
-        weights="imagenet",
-        decoder_filters=(512, 256, 128, 64),
-        frozen=("block1", "block2", "block3", "block4"),
+        "Jain's best: U-Net on VGG19",
+        _VGG_FROZEN,
+        "private 0.676, public 0.649",
+    ),
+    System(
+        name="bronze-inceptionresnet",
+        title="Inception-ResNet-v2 with dilated branches and hypercolumn, Lovasz only",
+        source="227th place (GitHub)",
+        network=Network(
+            encoder="inceptionresnetv2",
+            weights="imagenet",
+            stem=1,
+            dilations=(1, 3, 5, 7),
+            decoder_filters=(256, 128, 64, 32),
+            hypercolumn=(4, 8, 16),
+        ),
+        stages=(
+            Stage(
+                "lovasz",
+                200,
+                2e-4,
+                "plateau",
+                patience=6,
+                factor=0.5,
+                stopping=40,
+                optimizer="rmsprop",
+            ),
+        ),
+        augmentation=Augmentation(zoom=30 / 101, shift=15 / 101, rotation=2.5),
+        batch_size=48,
+        search=True,
+        published="five folds, mean 0.843",
+    ),
+    _olsen(50, "private 0.871, public 0.851"),
+    _olsen(101, "private 0.874, public 0.855"),
+    Ensemble(
+        name="olsen-ensemble",
+        title="Both of Olsen's networks, the deeper one counting more",
+        source="Terkel Bo Olsen, 127th place (GitHub)",
+        members=(("olsen-seresnext50", 0.3), ("olsen-seresnext101", 0.7)),
+        published="private 0.875, public 0.855",
     ),
 )
 SYSTEMS = {system.name: system for system in _ALL}
@@ -200,3 +383,37 @@ def get(name):
         return SYSTEMS[name]
     near = get_close_matches(name, SYSTEMS) or list(SYSTEMS)
     raise ValueError(f"unknown system {name!r}; did you mean {' or '.join(near)}?")
+
+
+def table():
+    """All rows side by side, for people: DataFrame, a row a system."""
+    return pd.DataFrame([_summary(row) for row in SYSTEMS.values()]).set_index("system")
+
+
+def _summary(row):
+    """One line of the table."""
+    if isinstance(row, Ensemble):
+        mean = " + ".join(f"{weight:g} {name}" for name, weight in row.members)
+        return {"system": row.name, "network": mean, "published": row.published}
+    network, plain = row.network, Network()
+    parts = ("residual", "centre", "dilations", "scse", "hypercolumn", "gate", "deep")
+    parts = [part for part in parts if getattr(network, part) != getattr(plain, part)]
+    changes = asdict(row.augmentation)
+    still = asdict(Augmentation(flip=0.0))
+    return {
+        "system": row.name,
+        "network": " + ".join([network.encoder, *parts]),
+        "weights": network.weights or "random",
+        "input": f"{row.frame.mode} to {row.frame.size}",
+        "losses": ", then ".join(stage.loss for stage in row.stages),
+        "epochs": row.epochs,
+        "learning rate": row.stages[0].learning_rate,
+        "rule": row.stages[0].schedule,
+        "optimizer": row.stages[0].optimizer,
+        "batch": row.batch_size,
+        "augmentation": ", ".join(k for k in changes if changes[k] != still[k]),
+        "folds by": row.stratify,
+        "flips": row.flips,
+        "threshold": "searched" if row.search else "0.5",
+        "published": row.published,
+    }

@@ -1,7 +1,6 @@
 """Train one system on one fold, interruptible, into a run (see `runs`)."""
 
 import json
-import math
 import shutil
 import time
 import zlib
@@ -12,17 +11,18 @@ import numpy as np
 import pandas as pd
 
 from helpers import inference, losses
+from helpers.callbacks import CosineRate, EpochOrder, Replay, ShortNames
 from helpers.data import make_folds
 from helpers.files import write_beside
 from helpers.machine import choose_precision, jit_compile, precision
 from helpers.metrics import CompetitionScore, MeanTileIoU, precision_per_image
 from helpers.pipeline import TileBatches
-from helpers.runs import PLAN, Run, find_runs
+from helpers.runs import PLAN, VERSION, Run, find_runs
 from helpers.unet import build_unet
 
-__all__ = ["build_model", "find_runs", "fit"]
+__all__ = ["EpochOrder", "build_model", "find_runs", "fit"]
 
-WARM_UP = 100  # steps in which the first learning rate rises from zero
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
 WATCHED_SHARE = 0.1  # of the training tiles, to choose the epoch of a plateau stage
 
 
@@ -47,15 +47,17 @@ def fit(system, tiles, fold, settings, verbose=1):
         OSError: if ImageNet weights cannot be downloaded.
         FloatingPointError: if the loss is not a number any more.
     """
-    folds = make_folds(tiles, seed=settings.seed)
+    folds = make_folds(tiles, seed=settings.seed, by=system.stratify)
     if not 0 <= fold <= folds.max():
         raise ValueError(f"fold {fold} does not exist: 0 to {folds.max()}")
+    _check(system)
     policy, reason = choose_precision(system)
     plan = {
         "system": asdict(system),
         "losses": [
             keras.losses.serialize(losses.get(stage.loss)) for stage in system.stages
         ],
+        "version": VERSION,
         "fold": int(fold),
         "seed": settings.seed,
         "profile": settings.profile.name,
@@ -70,10 +72,11 @@ def fit(system, tiles, fold, settings, verbose=1):
         return Run(folder)
     print(f"{system.name}, fold {fold}: {system.epochs} epochs in {policy} ({reason})")
     started = time.perf_counter()
-    rest, held_out = tiles.take(folds != fold), tiles.take(folds == fold)
+    held_out = tiles.take(folds == fold)
+    rest = _without_specks(tiles.take(folds != fold), system.smallest)
     model = _train(system, rest, held_out, folder, plan, verbose)
     probabilities = inference.predict(
-        model, held_out.images, system.frame, system.flips
+        model, held_out.images, system.frame, system.flips, 2 * system.batch_size
     )
     scores = precision_per_image(held_out.masks, probabilities > 0.5)
     _keep(model, held_out.ids, probabilities, folder)
@@ -89,6 +92,29 @@ def fit(system, tiles, fold, settings, verbose=1):
         beside.write_text(json.dumps({**plan, **result}, indent=1))
     shutil.rmtree(folder / "work")
     return Run(folder)
+
+
+def _check(system):
+    """Refuse a row that contradicts itself, before any training."""
+    for stage in system.stages:
+        if stage.optimizer not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise ValueError(f"unknown optimizer {stage.optimizer!r}: one of {known}")
+        for part in ("gate", "deep"):
+            if getattr(stage, part) and not getattr(system.network, part):
+                raise ValueError(
+                    f"{system.name}: a stage weighs the loss of {part!r}, which the "
+                    f"network does not have: set Network({part}=True), or 0 here"
+                )
+
+
+def _without_specks(tiles, smallest):
+    """Tiles but for those whose mask has some salt, and fewer pixels than this."""
+    pixels = np.count_nonzero(tiles.masks, axis=(1, 2))
+    kept = tiles.take((pixels == 0) | (pixels >= smallest))
+    if not len(kept):
+        raise ValueError("there are no tiles to train on: read more of them")
+    return kept
 
 
 def _fingerprint(tiles):
@@ -129,8 +155,15 @@ def _train(system, rest, held_out, folder, plan, verbose):
         system.batch_size,
         system.augmentation,
         seed,
+        tuple(model.output) if isinstance(model.output, dict) else (),
     )
-    watched = TileBatches(watched.images, watched.masks, system.frame, 64)
+    watched = TileBatches(
+        watched.images,
+        watched.masks,
+        system.frame,
+        2 * system.batch_size,  # without gradients there is room for more
+        outputs=batches.outputs,
+    )
     first = 0
     for number, stage in enumerate(system.stages):
         weights = work / f"stage-{number}.weights.h5"
@@ -157,14 +190,10 @@ def build_model(system, policy="float32", seed=0):
     Returns:
         A Keras model, see `unet.build_unet`.
     """
-    network = asdict(system.network)
-    if system.network.encoder != "scratch":  # a published family is what it is
-        for own in ("filters", "depth", "blocks", "stem"):
-            del network[own]
     keras.utils.set_random_seed(seed)
     shape = (system.frame.size, system.frame.size, 1)
     with precision(policy):
-        return build_unet(input_shape=shape, **network)
+        return build_unet(input_shape=shape, **system.network.options())
 
 
 def _watched(system, rest, held_out, seed):
@@ -186,12 +215,17 @@ def _train_stage(model, stage, system, data, first, folder, policy, verbose):
     backup, history = folder / "work" / "backup", folder / "history.csv"
     best = folder / "work" / "best.weights.h5"
     _trim(history, backup, first)
+    metrics = [CompetitionScore(system.frame), MeanTileIoU(system.frame)]
+    loss, weights = _losses(stage, batches.outputs)
     with precision(policy):  # on a model that is new but for its layers
         model = keras.Model(model.input, model.output)
         model.compile(
-            optimizer=keras.optimizers.Adam(stage.learning_rate),
-            loss=losses.get(stage.loss),
-            metrics=[CompetitionScore(system.frame), MeanTileIoU(system.frame)],
+            optimizer=OPTIMIZERS[stage.optimizer](
+                stage.learning_rate, weight_decay=stage.weight_decay or None
+            ),
+            loss=loss,
+            loss_weights=weights,
+            metrics={"mask": metrics} if batches.outputs else metrics,
             jit_compile=jit_compile(),
         )
     watch = {"monitor": "val_score", "mode": "max"}
@@ -200,7 +234,10 @@ def _train_stage(model, stage, system, data, first, folder, policy, verbose):
     else:
         patient = [
             keras.callbacks.ReduceLROnPlateau(
-                **watch, patience=stage.patience, factor=stage.factor
+                **watch,
+                patience=stage.patience,
+                factor=stage.factor,
+                min_lr=stage.floor,
             ),
             keras.callbacks.EarlyStopping(**watch, patience=stage.stopping),
         ]
@@ -221,6 +258,7 @@ def _train_stage(model, stage, system, data, first, folder, policy, verbose):
         verbose=verbose,
         callbacks=[
             EpochOrder(batches),
+            ShortNames(),
             *rule,
             keras.callbacks.CSVLogger(history, append=True),
             keras.callbacks.TerminateOnNaN(),
@@ -236,6 +274,17 @@ def _train_stage(model, stage, system, data, first, folder, policy, verbose):
         )
     if stage.schedule == "plateau":
         model.load_weights(best)
+
+
+def _losses(stage, outputs):
+    """The losses of a stage and their weights, one an output of the network."""
+    if not outputs:
+        return losses.get(stage.loss), None
+    loss = {name: losses.get(stage.loss) for name in outputs}
+    weights = {name: 1.0 if name == "mask" else stage.deep for name in outputs}
+    if "gate" in outputs:
+        loss["gate"], weights["gate"] = losses.get("bce"), stage.gate
+    return loss, weights
 
 
 def _trim(history, backup, first):
@@ -268,85 +317,3 @@ def _keep(model, ids, probabilities, folder):
     with write_beside(folder / "validation.npz") as beside:
         packed = np.rint(probabilities * 255).astype(np.uint8)
         np.savez_compressed(beside, ids=ids, probabilities=packed)
-
-
-class EpochOrder(keras.callbacks.Callback):
-    """Tells batches and dropout which epoch it is: chance follows from (seed, epoch).
-
-    Keras does neither, and a backup does not hold the state of the dropout layers.
-    """
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Draw the order of the epoch that begins, and seed every dropout layer."""
-        self.batches.start_epoch(epoch)
-        for number, layer in enumerate(self.model.layers):
-            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
-                seed = self.batches.seed + number
-                layer.seed_generator.state.assign([seed, epoch])
-
-
-class Replay(keras.callbacks.Callback):
-    """Tells callbacks that count epochs of those before an interruption.
-
-    Keras starts their counts anew whenever a training begins.
-
-    Args:
-        callbacks: the callbacks, which come before this one in the list.
-        history: path of the run's `history.csv`.
-        first: number of the stage's first epoch.
-    """
-
-    def __init__(self, callbacks, history, first):
-        super().__init__()
-        self.callbacks, self.history, self.first = callbacks, history, first
-
-    def on_train_begin(self, logs=None):
-        """Live through the stage's finished epochs once more."""
-        table = pd.read_csv(self.history) if self.history.exists() else pd.DataFrame()
-        for row in table.to_dict("records"):
-            if row["epoch"] >= self.first:
-                for callback in self.callbacks:
-                    callback.on_epoch_end(int(row["epoch"]), dict(row))
-
-
-class CosineRate(keras.callbacks.Callback):
-    """Learning rate along half a cosine, from its peak to zero, step by step.
-
-    It follows from the step's number alone, so it goes on where it was interrupted.
-
-    Args:
-        peak: the highest rate.
-        first: number of the stage's first epoch.
-        epochs: of the stage.
-        steps: in an epoch.
-
-    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983
-    """
-
-    def __init__(self, peak, first, epochs, steps):
-        super().__init__()
-        self.peak, self.first, self.epochs, self.steps = peak, first, epochs, steps
-
-    def rate(self, epoch, step):
-        """Rate of a step; the very first steps of a training warm up linearly."""
-        done = (epoch - self.first) * self.steps + step
-        total = self.epochs * self.steps
-        warm_up = min(WARM_UP, total // 4)
-        rise = (done + 1) / warm_up if self.first == 0 and done < warm_up else 1.0
-        return self.peak * rise * (1 + math.cos(math.pi * done / total)) / 2
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Remember the epoch."""
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Set the rate of this step."""
-        self.model.optimizer.learning_rate = self.rate(self.epoch, batch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Enter the last rate into the history."""
-        logs["learning_rate"] = self.rate(epoch, self.steps - 1)

@@ -1,16 +1,17 @@
 """The U-Net: an encoder, a decoder, and the bridges between them.
 
 The encoder shrinks the tile until one feature sees much of it: it knows *what* is
-there. The decoder grows it again with transposed convolutions, and at every size the
-encoder's features of that size are laid beside it: they know *where*.
+there. The decoder grows it again, and at every size the encoder's features of that
+size are laid beside it: they know *where*. What the published solutions added to this
+plan are the switches of `build_unet`; each is a few lines below.
 
 Source: Ronneberger, Fischer, Brox, 2015, https://arxiv.org/abs/1505.04597
 """
 
 import keras
-from keras import layers
+from keras import layers, ops
 
-from helpers.encoders import build_encoder, conv_block
+from helpers.encoders import MOMENTUM, build_encoder, conv_block, stride_of
 
 
 def build_unet(
@@ -22,13 +23,21 @@ def build_unet(
     residual=False,
     dropout=0.0,
     frozen=(),
+    up="transpose",
+    centre=0,
+    dilations=(),
+    scse=False,
+    hypercolumn=(),
+    gate=False,
+    deep=False,
     **options,
 ):
     """Build a U-Net.
 
     Args:
         encoder: name of the encoder, see `encoders.build_encoder`.
-        input_shape: (height, width, 1), both divisible by the encoder's last stride.
+        input_shape: (height, width, 1). A size that the encoder cannot halve often
+            enough is mirrored at its border inside the network, and cut back.
         weights: `None`, `"imagenet"` or the path of a weight file, for the encoder.
         classes: 1 for salt or not; 2 or more for as many exclusive classes, to be
             trained with `SparseCategoricalCrossentropy(from_logits=True)`.
@@ -38,16 +47,30 @@ def build_unet(
         dropout: share of features silenced in training, at every stage.
         frozen: prefixes of encoder layer names that are not trained, for example
             `("block1", "block2")`.
-        options: for the scratch encoder, see `encoders.scratch`.
+        up: how the decoder grows, `"transpose"` or `"upsample"`, see `up_block`.
+        centre: channels of one more stage below the encoder, half its last size; 0
+            for none.
+        dilations: of parallel branches on the coarsest features, see
+            `dilated_branches`; () for none.
+        scse: recalibrate every decoder stage, see `scse_block`.
+        hypercolumn: strides whose decoder features are laid beside the finest ones
+            before the last convolution, for example `(4, 8, 16)`; () for none.
+        gate: a second output, the logit of 'this tile has salt', whose probability
+            multiplies the last features, see `image_gate`.
+        deep: further outputs, the logits of every coarser decoder stage ('deep
+            supervision', Lee et al. 2014, arXiv:1409.5185), grown to full size.
+        options: of the encoder, such as `filters`, `depth`, `stem`.
 
     Returns:
         A Keras model from grey tiles, float32 in [0, 1], (batch, height, width, 1), to
         logits, float32, (batch, height, width, classes). The probability of salt is
-        `sigmoid(logit)`; 0 is even odds.
+        `sigmoid(logit)`; 0 is even odds. With `gate` or `deep` it returns a dictionary
+        of logits: `"mask"` as above, `"gate"` (batch, 1), and `"deep_1"`, `"deep_2"`,
+        ... as the mask, finest first.
 
     Raises:
-        ValueError: for a size that the encoder cannot halve often enough, an unknown
-            encoder, or a weight file that does not fit.
+        ValueError: for an unknown encoder or option, a weight file that does not fit,
+            and numbers that fit no stage.
         OSError: if `"imagenet"` cannot be downloaded.
 
     Example:
@@ -57,40 +80,225 @@ def build_unet(
     """
     if encoder == "scratch":
         options = {"residual": residual, "dropout": dropout, **options}
-    pyramid = build_encoder(encoder, input_shape, weights, **options)
-    for prefix in frozen:
-        if not any(layer.name.startswith(prefix) for layer in pyramid.layers):
-            raise ValueError(f"frozen: no layer of {encoder} starts with {prefix!r}")
-    for layer in pyramid.layers:
-        layer.trainable = not layer.name.startswith(tuple(frozen))
+    coarsest = stride_of(encoder, **options) * (2 if centre else 1)
+    height, width, channels = input_shape
+    framed = (height + -height % coarsest, width + -width % coarsest, channels)
+    pyramid = build_encoder(encoder, framed, weights, **options)
+    _freeze(pyramid, frozen)
     x, skips = pyramid.outputs[-1], pyramid.outputs[-2::-1]
+    if centre:
+        x, skips = layers.MaxPooling2D(name="centre_down")(x), pyramid.outputs[::-1]
+        x = conv_block(x, centre, residual, name="centre")
+        x = scse_block(x, name="centre_scse") if scse else x
+    bottom = x
     filters = decoder_filters or [min(skip.shape[-1], 512) for skip in skips]
     if len(filters) != len(skips):
         raise ValueError(f"decoder_filters needs {len(skips)} numbers, not {filters}")
-    for stage, (skip, width) in enumerate(zip(skips, filters, strict=True)):
-        x = up_block(x, skip, width, residual, dropout, name=f"decoder{stage}")
-    while x.shape[1] < input_shape[0]:  # the finest features are not at full size
+    if dilations:
+        x = dilated_branches(x, filters[0], dilations, name="dilated")
+    stages = [x]  # the decoder's features, coarsest first
+    for stage, (skip, number) in enumerate(zip(skips, filters, strict=True)):
+        name = f"decoder{stage}"
+        x = up_block(x, skip, number, residual, dropout, up, name)
+        x = scse_block(x, name=f"{name}_scse") if scse else x
+        stages.append(x)
+    size = framed[0]
+    while x.shape[1] < size:  # the finest features are not at full size
         name = f"to_{2 * x.shape[1]}"
-        x = layers.Conv2DTranspose(filters[-1], 4, 2, "same", name=name)(x)
-        x = layers.ReLU(name=f"{name}_relu")(x)
-    logits = layers.Conv2D(classes, 1, dtype="float32", name="logits")(x)
-    return keras.Model(pyramid.input, logits, name=f"unet_{encoder}")
+        x = layers.ReLU(name=f"{name}_relu")(grow(x, filters[-1], up, name))
+    x = _hypercolumn(x, stages, hypercolumn)
+    outputs = {}
+    if gate:
+        outputs["gate"], opening = image_gate(bottom)
+        x = layers.Multiply(name="gated")([x, opening])
+    outputs["mask"] = _logits(x, classes, size, "logits")
+    for number, features in enumerate(stages[-2:0:-1] if deep else [], start=1):
+        name = f"deep_{number}"
+        outputs[name] = _logits(features, classes, size, name)
+    single = outputs["mask"] if set(outputs) == {"mask"} else outputs
+    network = keras.Model(pyramid.input, single, name=f"unet_{encoder}")
+    return network if framed == tuple(input_shape) else _framed(network, input_shape)
 
 
-def up_block(x, skip, filters, residual=False, dropout=0.0, name=None):
+def up_block(x, skip, filters, residual=False, dropout=0.0, up="transpose", name=None):
     """One stage of the decoder: grow to twice the size, join, convolve.
 
     Args:
         x: coarse features, (batch, height, width, channels).
         skip: the encoder's features, (batch, 2 height, 2 width, channels).
         filters: channels of the result.
-        residual, dropout: as in `build_unet`.
+        residual, dropout, up: as in `build_unet`.
         name: prefix of the layers' names.
 
     Returns:
         (batch, 2 height, 2 width, filters).
     """
-    x = layers.Conv2DTranspose(filters, 3, 2, "same", name=f"{name}_up")(x)
+    x = grow(x, filters, up, f"{name}_up")
     x = layers.Concatenate(name=f"{name}_join")([x, skip])
     x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
     return conv_block(x, filters, residual, name)
+
+
+def grow(x, filters, up, name):
+    """Twice the size, by a learned stencil or by interpolation.
+
+    Args:
+        x: (batch, height, width, channels).
+        filters: channels of the result.
+        up: `"transpose"`, a transposed convolution, which learns how to paint each
+            coarse feature onto the finer grid, and may leave a checkerboard; or
+            `"upsample"`, bilinear interpolation and a convolution, which cannot
+            (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
+        name: of the layers.
+
+    Returns:
+        (batch, 2 height, 2 width, filters).
+    """
+    if up == "transpose":
+        return layers.Conv2DTranspose(filters, 3, 2, "same", name=name)(x)
+    if up != "upsample":
+        raise ValueError(f"up is 'transpose' or 'upsample', not {up!r}")
+    x = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_double")(x)
+    return layers.Conv2D(filters, 3, padding="same", name=name)(x)
+
+
+def scse_block(x, reduction=2, name=None):
+    """Concurrent spatial and channel squeeze and excitation.
+
+    Two small gates look at the features and turn down what does not matter: one asks
+    of every channel whether it is of use in this tile, the other of every pixel
+    whether it is worth looking at. The two results are added.
+
+    Args:
+        x: (batch, height, width, channels).
+        reduction: the channel gate thinks with channels / reduction numbers.
+        name: prefix of the layers' names.
+
+    Returns:
+        The same shape.
+
+    Source: Roy, Navab, Wachinger, 2018, https://arxiv.org/abs/1803.02579
+    """
+    channels = x.shape[-1]
+    hidden = max(channels // reduction, 1)
+    which = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
+    which = layers.Conv2D(hidden, 1, activation="relu", name=f"{name}_squeeze")(which)
+    sigmoid = {"activation": "sigmoid"}
+    which = layers.Conv2D(channels, 1, **sigmoid, name=f"{name}_channel")(which)
+    where = layers.Conv2D(1, 1, **sigmoid, name=f"{name}_pixel")(x)
+    by_channel = layers.Multiply(name=f"{name}_by_channel")([x, which])
+    by_pixel = layers.Multiply(name=f"{name}_by_pixel")([x, where])
+    return layers.Add(name=f"{name}_add")([by_channel, by_pixel])
+
+
+def dilated_branches(x, filters, dilations=(1, 3, 5, 7), name=None):
+    """Parallel convolutions that look near and far, side by side.
+
+    A dilated convolution leaves gaps of `dilation` pixels between the nine pixels it
+    reads, so that it sees further at no cost (Chen et al. 2017, arXiv:1706.05587).
+
+    Args:
+        x: (batch, height, width, channels).
+        filters: channels of the result, which the branches share.
+        dilations: one branch each.
+        name: prefix of the layers' names.
+
+    Returns:
+        (batch, height, width, filters).
+    """
+    share = [filters // len(dilations)] * len(dilations)
+    share[0] += filters - sum(share)
+    branches = [
+        layers.Conv2D(
+            channels,
+            3,
+            padding="same",
+            dilation_rate=dilation,
+            use_bias=False,
+            name=f"{name}_{dilation}",
+        )(x)
+        for channels, dilation in zip(share, dilations, strict=True)
+    ]
+    x = layers.Concatenate(name=f"{name}_join")(branches)
+    x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def image_gate(x, hidden=64):
+    """Is there any salt at all? One number a tile, from the coarsest features.
+
+    The score punishes a single stray pixel on an empty tile with 0, so one part of the
+    network answers nothing but this question, and its answer multiplies all features:
+    a closed gate leaves the mask's last layer nothing but its bias.
+
+    Args:
+        x: the coarsest features, (batch, height, width, channels).
+        hidden: numbers that the answer is made from.
+
+    Returns:
+        `(logit, opening)`: (batch, 1) in float32, to be trained with binary
+        cross-entropy, and its sigmoid, (batch, 1, 1, 1), to multiply with.
+
+    Source: Olsen's solution, see `systems`.
+    """
+    x = layers.GlobalAveragePooling2D(name="gate_mean")(x)
+    x = layers.Dense(hidden, activation="relu", name="gate_hidden")(x)
+    logit = layers.Dense(1, dtype="float32", name="gate")(x)
+    opening = layers.Activation("sigmoid", name="gate_sigmoid")(logit)
+    return logit, layers.Reshape((1, 1, 1), name="gate_opening")(opening)
+
+
+def _hypercolumn(x, stages, strides):
+    """The finest features with those of other sizes beside them, all at full size.
+
+    Coarser features are first mixed down to as many channels as the finest have:
+    interpolation does not mix channels, so that the order makes no difference but to
+    the memory, which would be filled by hundreds of channels at full size.
+
+    Source: Hariharan et al. 2015, https://arxiv.org/abs/1411.5752
+    """
+    known = {x.shape[1] // stage.shape[1]: stage for stage in stages}
+    lost = set(strides) - set(known)
+    if lost:
+        raise ValueError(f"hypercolumn: no stride {min(lost)}; there are {list(known)}")
+    column = [x]
+    for stride in strides:
+        name = f"hypercolumn_{stride}"
+        mixed = layers.Conv2D(x.shape[-1], 1, name=f"{name}_mix")(known[stride])
+        grow_to = layers.UpSampling2D(stride, interpolation="bilinear", name=name)
+        column.append(grow_to(mixed))
+    return layers.Concatenate(name="hypercolumn")(column) if strides else x
+
+
+def _logits(x, classes, size, name):
+    """One number a pixel and class, at full size."""
+    x = layers.Conv2D(classes, 1, dtype="float32", name=name)(x)
+    if x.shape[1] < size:
+        stride = size // x.shape[1]
+        x = layers.UpSampling2D(
+            stride, interpolation="bilinear", dtype="float32", name=f"{name}_full"
+        )(x)
+    return x
+
+
+def _freeze(model, prefixes):
+    """Hold the layers of these names fixed in training."""
+    for prefix in prefixes:
+        if not any(layer.name.startswith(prefix) for layer in model.layers):
+            raise ValueError(f"frozen: no layer of {model.name} starts with {prefix!r}")
+    for layer in model.layers:
+        layer.trainable = not layer.name.startswith(tuple(prefixes))
+
+
+def _framed(network, input_shape):
+    """A network for smaller tiles: mirrored at the border, and the logits cut back."""
+    size = zip(network.input_shape[1:3], input_shape[:2], strict=True)
+    border = [((big - small) // 2, (big - small + 1) // 2) for big, small in size]
+    tile = keras.Input(input_shape, name="framed_tile")
+    logits = network(ops.pad(tile, ((0, 0), *border, (0, 0)), mode="reflect"))
+    cut = layers.Cropping2D(border, dtype="float32", name="cut")
+    if isinstance(logits, dict):
+        logits = {k: x if k == "gate" else cut(x) for k, x in logits.items()}
+    else:
+        logits = cut(logits)
+    return keras.Model(tile, logits, name=network.name)

@@ -5,8 +5,11 @@ import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import data, files
@@ -413,6 +416,86 @@ def test_folds_are_alike_in_size_coverage_and_depth(count):
     assert np.ptp(means) < 120  # about 350 of a random split's worst
     assert np.array_equal(folds, data.make_folds(tiles, 5, seed=1))
     assert not np.array_equal(folds, data.make_folds(tiles, 5, seed=2))
+
+
+def strange_masks():
+    """One mask or more of each type: dict from types to bool (n, 101, 101)."""
+    empty = np.zeros((101, 101), bool)
+
+    def square(rows, cols):
+        mask = empty.copy()
+        mask[rows, cols] = True
+        return mask
+
+    every, half = slice(None), slice(50, None)
+    return {
+        0: [empty],
+        1: [square(9, 50), square(slice(91, 101), every), square(every, slice(0, 10))],
+        2: [square(every, slice(9, 11)), square(every, [50, 60, 61]), ~empty],
+        3: [square(10, 10), square(slice(86, 101), every), square(half, slice(30))],
+        4: [square(slice(85, 101), every), square(slice(76, 101), every)],
+        5: [square(half, half), square(slice(51, 101), every)],
+        6: [square(half, every), square(slice(26, 101), every)],
+        7: [square(slice(25, 101), every), ~square(0, 0)],
+    }
+
+
+def test_masks_have_eight_types():
+    for kind, masks in strange_masks().items():
+        types = data.mask_type(np.array(masks))
+        assert types.tolist() == [kind] * len(masks)
+        assert np.issubdtype(types.dtype, np.integer)
+    assert data.mask_type(np.zeros((0, 101, 101), bool)).shape == (0,)
+
+
+@pytest.mark.filterwarnings("error")
+@hypothesis.settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.integers(51, 60)), min_size=5),
+    st.integers(2, 5),
+    st.integers(0, 99),
+    st.sampled_from(["coverage+depth", "coverage", "depth", "type", "type+depth"]),
+)
+def test_folds_share_out_every_class_however_rare(drawn, k, seed, by):
+    pool, count = strange_masks(), len(drawn)
+    masks = np.array(
+        [pool[kind][n % len(pool[kind])] for n, (kind, _) in enumerate(drawn)]
+    )
+    depths = np.array([depth for _, depth in drawn])
+    tiles = Tiles(np.arange(count).astype(str), masks.astype(np.uint8), masks, depths)
+    folds = data.make_folds(tiles, k, seed, by)
+    assert folds.shape == (count,) and set(folds) == set(range(k))
+    assert np.ptp(np.bincount(folds)) <= 1
+    classes = {
+        "coverage": data.coverage_class(tiles.coverage),
+        "depth": np.argsort(np.argsort(depths, kind="stable")) * 10 // count,
+        "type": data.mask_type(masks),
+    }[by.split("+")[0]]
+    for one in set(classes):
+        assert np.ptp(np.bincount(folds[classes == one], minlength=k)) <= 3
+    assert np.array_equal(folds, data.make_folds(tiles, k, seed, by))
+
+
+def test_folds_are_alike_in_what_was_asked_for():
+    tiles = some_tiles(500)
+    default = data.make_folds(tiles)
+    assert np.array_equal(default, data.make_folds(tiles, 5, 2018, "coverage+depth"))
+    assert not np.array_equal(default, data.make_folds(tiles, by="coverage"))
+    folds = data.make_folds(tiles, by="depth")
+    means = [tiles.depths[folds == fold].mean() for fold in range(5)]
+    assert np.ptp(means) < 10  # of 260
+    folds = data.make_folds(tiles, by="type+depth")
+    strips = data.mask_type(tiles.masks) == 5
+    means = [tiles.depths[strips & (folds == fold)].mean() for fold in range(5)]
+    assert np.ptp(means) < 60
+
+
+@pytest.mark.parametrize("by", ["", "Depth", "coverage+", "coverage,depth", "decile"])
+def test_unknown_ways_to_make_folds_are_refused(by):
+    with pytest.raises(
+        ValueError, match=r"is not made of coverage, depth, type and \+"
+    ):
+        data.make_folds(some_tiles(6), 2, by=by)
 
 
 def test_folds_need_masks_and_enough_tiles():

@@ -1,116 +1,125 @@
-"""The encoders: pyramids, preprocessing inside, and weight files that fit or not."""
+"""The encoders: pyramids, preprocessing inside, names that last, options."""
 
-import h5py
+import functools
+
 import keras
 import numpy as np
 import pytest
+from keras.ops import convert_to_numpy as to_numpy
 
-from helpers.encoders import TAPS, build_encoder, load_weights
+from helpers import machine
+from helpers.encoders import APPLICATIONS, ENCODERS, STRIDES, build_encoder, stride_of
 
-APPLICATIONS = {
-    "vgg16": keras.applications.vgg16.preprocess_input,
-    "vgg19": keras.applications.vgg19.preprocess_input,
-    "mobilenet": keras.applications.mobilenet.preprocess_input,
+FAMILIES = {
+    "vgg16": keras.applications.vgg16,
+    "vgg19": keras.applications.vgg19,
+    "mobilenet": keras.applications.mobilenet,
+    "inceptionresnetv2": keras.applications.inception_resnet_v2,
 }
+WAYS = [(name, stem) for name in ENCODERS for stem in STRIDES[name]]
+WAYS.remove(("seresnext101", 1))  # as seresnext50, at three times the price
+WAYS.remove(("inceptionresnetv2", 1))  # see its own test
 
 
-def write_h5(path, model, skip=(), reshape=()):
-    """A file as Keras' applications publish them: groups of named arrays."""
-    rng = np.random.default_rng(0)
-    layers = [layer for layer in model.layers if layer.name not in skip]
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-        for layer in layers:
-            group = file.create_group(layer.name)
-            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
-            group.attrs["weight_names"] = [name.encode() for name in names]
-            for name, weight in zip(names, layer.weights, strict=True):
-                shape = (*weight.shape, 1) if layer.name in reshape else weight.shape
-                group.create_dataset(name, data=rng.random(shape, np.float32) / 100)
-    return path
+@functools.cache
+def built(name, stem):
+    """An encoder for tiles of 64 x 128, built once."""
+    options = {"stem": stem} if len(STRIDES[name]) > 1 else {}
+    return build_encoder(name, (64, 128, 1), **options)
 
 
-@pytest.fixture(scope="module")
-def mobilenet():
-    """The whole application: the file has stages past the encoder's last tap."""
-    return keras.applications.MobileNet(include_top=False, weights=None)
+@pytest.mark.parametrize(("name", "stem"), WAYS)
+def test_pyramid_is_finest_first_and_halves(name, stem):
+    features = built(name, stem).outputs
+    count = 4 if name.startswith("seresnext") and stem == 1 else 5
+    expected = [(64 // s, 128 // s) for s in (stem << n for n in range(count))]
+    assert [feature.shape[1:3] for feature in features] == expected
 
 
-@pytest.mark.parametrize("name", TAPS)
-def test_pyramid_is_finest_first_and_halves(name):
-    features = build_encoder(name, (64, 64, 1)).outputs
-    sizes = [feature.shape[1] for feature in features]
-    assert sizes == ([32, 16, 8, 4, 2] if name == "mobilenet" else [64, 32, 16, 8, 4])
+@pytest.mark.parametrize(("name", "stem"), WAYS)
+def test_stride_is_that_of_the_coarsest_features(name, stem):
+    encoder = built(name, stem)
+    options = {"stem": stem} if len(STRIDES[name]) > 1 else {}
+    assert 64 // encoder.outputs[-1].shape[1] == stride_of(name, **options)
+    if stem == next(iter(STRIDES[name])):
+        assert stride_of(name) == stride_of(name, **options)
 
 
-@pytest.mark.parametrize("name", TAPS)
+def test_stride_of_scratch_depends_on_its_depth():
+    assert stride_of("scratch", depth=3, stem=2, filters=4) == 16
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name != "scratch"])
 def test_preprocessing_is_that_of_the_family(name):
-    encoder = build_encoder(name, (32, 32, 1))
-    grey = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
+    encoder = built(name, next(iter(STRIDES[name])))
+    grey = np.random.default_rng(0).random((2, 64, 128, 1), np.float32)
     inside = keras.Model(encoder.input, encoder.get_layer("preprocess").output)(grey)
-    expected = APPLICATIONS[name](255 * np.repeat(grey, 3, axis=-1))
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(inside), expected, atol=1e-3)
+    rgb = np.repeat(grey, 3, axis=-1)
+    if name in APPLICATIONS:
+        expected = FAMILIES[name].preprocess_input(255 * rgb)
+    else:  # what timm's configurations say
+        expected = (rgb - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(to_numpy(inside), expected, atol=1e-3)
 
 
-def test_weights_of_a_file_are_loaded(tmp_path, mobilenet):
-    path = write_h5(tmp_path / "mobilenet.h5", mobilenet)
-    encoder = build_encoder("mobilenet", (64, 64, 1), weights=path)
-    with h5py.File(path) as file:
-        stored = file["conv_pw_12"]
-        kernel = next(iter(stored["conv_pw_12"].values()))[()]
-    loaded = encoder.get_layer("conv_pw_12").get_weights()[0]
-    np.testing.assert_array_equal(loaded, kernel)
+@pytest.mark.parametrize(
+    ("name", "stage", "prefix"),
+    [
+        ("vgg16", 0, "block1_"),
+        ("resnet34", 0, "stem_"),
+        ("seresnext50", 1, "layer1_"),
+        ("seresnext101", 4, "layer4_2_"),
+        ("inceptionresnetv2", 0, "stem_"),
+        ("inceptionresnetv2", 1, "stem_"),
+        ("inceptionresnetv2", 2, "block35_10_"),
+        ("inceptionresnetv2", 3, "block17_20_"),
+    ],
+)
+def test_stages_end_in_layers_of_their_name(name, stage, prefix):
+    """A prefix says which layers not to train."""
+    encoder = built(name, next(iter(STRIDES[name])))
+    feature = encoder.outputs[stage]
+    (last,) = (layer.name for layer in encoder.layers if layer.output is feature)
+    assert last.startswith(prefix)
 
 
-def test_same_features_as_the_application_with_the_same_weights(tmp_path, mobilenet):
-    path = write_h5(tmp_path / "mobilenet.h5", mobilenet)
-    grey = np.random.default_rng(1).random((1, 64, 64, 1), np.float32)
-    ours = build_encoder("mobilenet", (64, 64, 1), weights=path)(grey)[-1]
-    whole = keras.applications.MobileNet(
-        include_top=False, weights=None, input_shape=(64, 64, 3)
-    )
-    load_weights(whole, path)
-    tap = keras.Model(whole.input, whole.get_layer(TAPS["mobilenet"][-1]).output)
-    theirs = tap(2 * np.repeat(grey, 3, axis=-1) - 1)
-    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
+def test_inception_layers_have_lasting_names_and_paddings():
+    """Keras would number them anew, and sizes would not halve."""
+    with machine.precision("mixed_bfloat16"):
+        again = build_encoder("inceptionresnetv2", (32, 64, 1), stem=1)
+    assert [x.shape[1:3] for x in again.outputs] == [
+        (32 >> n, 64 >> n) for n in range(5)
+    ]
+    assert stride_of("inceptionresnetv2", stem=1) == 16
+    assert {"same"} == {getattr(layer, "padding", "same") for layer in again.layers}
+    assert again.get_layer("block8_10_conv").compute_dtype == "bfloat16"
+    names = [layer.name for layer in again.layers]
+    assert names == [layer.name for layer in built("inceptionresnetv2", 2).layers]
+    assert len(set(names)) == len(names)
+    prefixes = ("tile", "grey", "preprocess", "stem", "mixed", "block", "conv_7b")
+    assert all(name.startswith(prefixes) for name in names)
 
 
-def test_missing_layer_is_named(tmp_path, mobilenet):
-    path = write_h5(tmp_path / "part.h5", mobilenet, skip=["conv_pw_3"])
-    with pytest.raises(ValueError, match=r"part\.h5: has no layer conv_pw_3"):
-        build_encoder("mobilenet", (32, 32, 1), weights=path)
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", ["scratch", "mobilenet", "resnet34", "seresnext50"])
+def test_sixteen_bits_give_nearly_the_same_features(name, policy):
+    with machine.precision(policy):
+        encoder = build_encoder(name, (64, 128, 1))
+    exact = built(name, next(iter(STRIDES[name])))
+    encoder.set_weights(exact.get_weights())
+    grey = np.random.default_rng(0).random((1, 64, 128, 1), np.float32)
+    found, expected = encoder(grey)[1], exact(grey)[1]
+    assert keras.backend.standardize_dtype(found.dtype) == policy.removeprefix("mixed_")
+    error = to_numpy(keras.ops.cast(found, "float32") - expected).std()
+    assert error < 0.05 * to_numpy(expected).std()
 
 
-def test_wrong_shape_is_named_and_nothing_is_loaded(tmp_path, mobilenet):
-    path = write_h5(tmp_path / "shape.h5", mobilenet, reshape=["conv_pw_3"])
-    encoder = build_encoder("mobilenet", (32, 32, 1))
-    before = encoder.get_layer("conv_pw_1").get_weights()[0]
-    with pytest.raises(ValueError, match=r"shape\.h5: layer conv_pw_3 has shapes"):
-        load_weights(encoder, path)
-    np.testing.assert_array_equal(
-        encoder.get_layer("conv_pw_1").get_weights()[0], before
-    )
-
-
-def test_truncated_file_is_named(tmp_path, mobilenet):
-    path = write_h5(tmp_path / "cut.h5", mobilenet)
-    path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=r"cut\.h5: truncated"):
-        build_encoder("mobilenet", (32, 32, 1), weights=path)
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.h5: no such weight file"):
-        build_encoder("vgg16", (32, 32, 1), weights=tmp_path / "none.h5")
-
-
-def test_imagenet_without_internet_offers_what_else_to_do(monkeypatch):
-    def offline(*args, **kwargs):
-        raise Exception("URL fetch failure")  # what Keras raises
-
-    monkeypatch.setattr(keras.applications, "VGG19", offline)
-    with pytest.raises(OSError, match=r"vgg19 could not be downloaded.*weights=None"):
-        build_encoder("vgg19", (32, 32, 1), weights="imagenet")
+def test_encoder_can_be_saved_and_loaded(tmp_path):
+    encoder = built("inceptionresnetv2", 2)
+    encoder.save(tmp_path / "encoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "encoder.keras")
+    assert [layer.name for layer in loaded.layers] == [x.name for x in encoder.layers]
+    assert [x.shape for x in loaded.outputs] == [x.shape for x in encoder.outputs]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +127,31 @@ def test_imagenet_without_internet_offers_what_else_to_do(monkeypatch):
     [
         ("resnet999", {}, "unknown encoder 'resnet999'"),
         ("vgg16", {"depth": 3}, "vgg16 takes no depth"),
+        ("resnet34", {"stem": 1}, "resnet34 takes no stem"),
+        ("seresnext50", {"stem": 4}, "stem is 1 or 2, not 4"),
+        ("scratch", {"stem": 3}, "stem is 1, 2 or 4, not 3"),
+        ("scratch", {"width": 3}, "scratch takes no width"),
         ("scratch", {"weights": "imagenet"}, "no weights to load"),
     ],
 )
 def test_wrong_arguments_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         build_encoder(name, (32, 32, 1), **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((32, 32, 3), r"grey tiles, \(height, width, 1\), not \(32, 32, 3\)"),
+        ((32, 32), "grey tiles"),
+        ((48, 64, 1), "divisible by 32; pad or resize"),
+        ((64, 101, 1), "divisible by 32; pad or resize"),
+    ],
+)
+def test_tiles_of_wrong_shape_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        build_encoder("resnet34", shape)
+
+
+def test_smaller_strides_take_smaller_tiles():
+    assert build_encoder("seresnext50", (40, 8, 1), stem=1).outputs[-1].shape[2] == 1

@@ -1,6 +1,7 @@
 """`python -m helpers`: options, exit status, a failing cell."""
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -34,6 +35,9 @@ def book(path, *cells):
         (["--frobnicate"], "unrecognized arguments"),
         (["train", "salt-nett"], "did you mean salt-net"),
         (["train", "salt-net", "--fold", "7"], "invalid choice: 7"),
+        (["train", "salt-net", "--epochs", "0"], "at least 1, not 0"),
+        (["predict", "salt-net", "olsen"], "unknown system 'olsen'"),
+        (["predict"], "required: systems"),
     ],
 )
 def test_wrong_option_is_explained_with_status_2(arguments, message, capsys):
@@ -107,6 +111,30 @@ def test_train_writes_a_run(smoke, monkeypatch, capsys):
     (run,) = runs.find_runs(smoke / "runs")
     assert run.name == "salt-net/fold-1"
     assert "salt-net/fold-1: score" in capsys.readouterr().out
+
+
+def test_predict_ensembles_the_folds_that_are_there(smoke, capsys):
+    for fold in ("0", "1"):
+        assert main.main(["train", "salt-net", "--fold", fold, "--epochs", "2"]) == 0
+    capsys.readouterr()
+    assert main.main(["predict", "salt-net"]) == 0
+    out = capsys.readouterr().out
+    assert "0.500 x salt-net/fold-0" in out and "0.500 x salt-net/fold-1" in out
+    assert re.search(r"score 0\.\d{4} \(0\.\d+ to \d\.\d+\), 24 tiles", out)
+    path = smoke / "submission-salt-net.csv"
+    assert f"{path}: 12 tiles" in out and path.exists()
+
+
+def test_predict_without_runs_says_how_to_train(capsys):
+    assert main.main(["predict", "olsen-ensemble"]) == 1
+    assert "train olsen-seresnext50 --fold 0" in capsys.readouterr().err
+
+
+def test_wrong_weights_are_told_before_any_training(smoke, capsys):
+    arguments = ["train", "jain-vgg16", "--weights", "no/such.h5"]
+    assert main.main(arguments) == 1
+    assert "no/such.h5: no such weight file" in capsys.readouterr().err
+    assert runs.find_runs(smoke / "runs") == []
 
 
 def test_bad_data_is_told_with_status_1(tmp_path, capsys):

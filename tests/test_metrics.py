@@ -80,7 +80,7 @@ def some_tiles(count, size, seed=1):
     masks = np.zeros((count, size, size), bool)
     masks[1:, 20:70, 30:80] = True
     noise = rng.uniform(0, 1, masks.shape) < np.linspace(0, 0.4, count)[:, None, None]
-    logits = np.where(masks ^ noise, 2.0, -2.0).astype(np.float32)
+    logits = np.where(masks ^ noise, 2.0, -1.7).astype(np.float32)
     logits[-1] = -1.0  # nothing predicted
     return masks, logits
 
@@ -93,10 +93,11 @@ def test_keras_metrics_equal_numpy_over_an_epoch_with_a_short_last_batch(mode):
     model.compile(loss="mse", metrics=[CompetitionScore(frame), MeanTileIoU(frame)])
     x, y = logits[..., None], masks[..., None].astype(np.float32)
     logs = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
-    inside = np.s_[:, 13:114, 13:114] if mode == "pad" else np.s_[:]
-    truth, guess = masks[inside], logits[inside] > 0
+    probabilities = 1 / (1 + np.exp(-logits))
+    truth = frame.to_native(masks) > 0.5
+    guess = frame.to_native(probabilities) > 0.5
     assert logs["score"] == pytest.approx(mean_precision(truth, guess), abs=1e-6)
-    assert logs["iou"] == pytest.approx(iou(truth, guess).mean(), abs=1e-6)
+    assert logs["iou"] == pytest.approx(iou(truth, guess).mean(), abs=1e-4)
     assert 0 < logs["score"] < 1
 
 

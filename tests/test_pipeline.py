@@ -1,27 +1,16 @@
-from dataclasses import replace
+"""Frames and batches."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.augmentation import Augmentation
 from helpers.metrics import mean_precision
-from helpers.pipeline import Augmentation, Frame, TileBatches
+from helpers.pipeline import Frame, TileBatches
 
 OFF = Augmentation(flip=0.0)
-GEOMETRY = {
-    "flip": Augmentation(flip=0.5),
-    "zoom": replace(OFF, zoom=0.3),
-    "shift": replace(OFF, shift=0.2),
-    "rotation": replace(OFF, rotation=30.0),
-    "shear": replace(OFF, shear=0.3),
-    "everything": Augmentation(0.5, zoom=0.2, shift=0.1, rotation=10.0, shear=0.1),
-}
-TONES = {
-    "brightness": replace(OFF, brightness=0.2),
-    "contrast": replace(OFF, contrast=0.3),
-    "gamma": replace(OFF, gamma=0.5),
-}
+EVERYTHING = Augmentation(0.5, zoom=0.2, shift=0.1, rotation=10.0, shear=0.1)
 
 
 def blobs(count=16, size=101):
@@ -34,10 +23,6 @@ def blobs(count=16, size=101):
 
 def noise(count=3, size=101):
     return np.random.default_rng(5).integers(0, 256, (count, size, size), np.uint8)
-
-
-def augmented(augmentation, images, masks, seed=0):
-    return augmentation(images, masks, np.random.default_rng(seed))
 
 
 # --- frames
@@ -98,133 +83,12 @@ def test_impossible_frames_are_refused(size, mode, fault):
         Frame(size, mode)
 
 
-# --- augmentation
-
-
-def test_without_changes_tiles_are_only_scaled():
-    images, masks = noise(4), blobs(4)
-    grey, salt = augmented(OFF, images, masks)
-    np.testing.assert_allclose(grey, images / 255.0, atol=1e-6)
-    assert np.array_equal(salt, masks)
-    assert grey.dtype == salt.dtype == np.float32
-
-
-def test_a_flip_is_exact_and_never_upside_down():
-    images, masks = noise(4), blobs(4)
-    grey, salt = augmented(Augmentation(flip=1.0), images, masks)
-    np.testing.assert_allclose(grey, images[:, :, ::-1] / 255.0, atol=1e-6)
-    assert np.array_equal(salt, masks[:, :, ::-1])
-
-
-def test_a_flip_inside_a_warp_is_the_same_flip():
-    images, masks = noise(4), blobs(4)
-    _, salt = augmented(Augmentation(flip=1.0, shift=1e-9), images, masks)
-    assert np.array_equal(salt, masks[:, :, ::-1])
-
-
-@pytest.mark.parametrize("name", GEOMETRY)
-def test_image_and_mask_move_together_and_masks_stay_binary(name):
-    masks = blobs()
-    images = masks.astype(np.uint8) * 255
-    grey, salt = augmented(GEOMETRY[name], images, masks)
-    assert np.array_equal(grey > 0.5, salt == 1)
-    assert np.isin(salt, (0, 1)).all() and salt.dtype == np.float32
-    moved = (salt != masks).any(axis=(1, 2))
-    assert moved.sum() >= len(masks) / 4
-    assert len(np.unique(salt[moved], axis=0)) == moved.sum()  # each tile its own way
-
-
-def test_what_comes_in_from_outside_is_mirrored_not_black():
-    images, masks = np.full((8, 101, 101), 200, np.uint8), np.ones((8, 101, 101), bool)
-    grey, salt = augmented(GEOMETRY["everything"], images, masks)
-    np.testing.assert_allclose(grey, 200 / 255, atol=1e-5)
-    assert salt.all()
-
-
-def test_only_zoom_changes_areas_however_the_changes_are_combined():
-    still = replace(GEOMETRY["everything"], zoom=0.0)
-    flipped = np.arange(9) % 2 == 0
-    rows = still.matrices(flipped, 101, np.random.default_rng(0))
-    determinant = np.linalg.det(rows[:, [[0, 1], [3, 4]]])
-    np.testing.assert_allclose(determinant, np.where(flipped, -1, 1), atol=1e-5)
-
-
-def centred_bar():
-    """64 tiles, each with a bar of 16 x 40 pixels at its centre."""
-    bars = np.zeros((64, 101, 101), bool)
-    bars[:, 43:59, 31:71] = True
-    return bars
-
-
-def moved_bar(name):
-    return augmented(GEOMETRY[name], centred_bar().astype(np.uint8), centred_bar())[1]
-
-
-def moments(masks):
-    """Area, centre (row, col) and tilt (covariance of row and col) of each mask."""
-    row, col = np.mgrid[: masks.shape[1], : masks.shape[2]]
-    area = masks.sum(axis=(1, 2))
-    y, x = ((masks * axis).sum(axis=(1, 2)) / area for axis in (row, col))
-    return area, y, x, (masks * row * col).sum(axis=(1, 2)) / area - y * x
-
-
-def test_zoom_changes_the_area_and_keeps_the_centre():
-    area, y, x, _ = moments(moved_bar("zoom"))
-    ratio = area / 640
-    assert 0.7**2 * 0.9 < ratio.min() < 0.65 and 1.5 < ratio.max() < 1.3**2 * 1.1
-    assert np.abs(y - 50.5).max() < 1 and np.abs(x - 50.5).max() < 1
-
-
-def test_shift_moves_the_centre_both_ways_and_keeps_the_area():
-    area, y, x, _ = moments(moved_bar("shift"))
-    for centre in (y - 50.5, x - 50.5):
-        assert -21 < centre.min() < -14 and 14 < centre.max() < 21
-    assert np.abs(area / 640 - 1).max() < 0.05
-    assert abs(np.corrcoef(x, y)[0, 1]) < 0.5
-
-
-def test_rotation_tilts_both_ways_about_the_centre_and_keeps_the_area():
-    area, y, x, tilt = moments(moved_bar("rotation"))
-    most = (40**2 - 16**2) / 12 * np.sin(np.deg2rad(60)) / 2  # at 30 degrees
-    assert 0.8 * most < tilt.max() < 1.1 * most
-    assert -1.1 * most < tilt.min() < -0.8 * most
-    assert np.abs(area / 640 - 1).max() < 0.05
-    assert np.abs(y - 50.5).max() < 1 and np.abs(x - 50.5).max() < 1
-
-
-def test_shear_slides_rows_and_keeps_their_lengths():
-    salt = moved_bar("shear")
-    assert np.abs(salt.sum(axis=2) - centred_bar().sum(axis=2)).max() <= 1
-    assert np.ptp(moments(salt)[3]) > 0.3 * 16**2 / 12
-
-
-@pytest.mark.parametrize("name", TONES)
-def test_tones_change_the_image_alone_within_the_grey_range(name):
-    grey_wedge = np.tile(np.arange(256, dtype=np.uint8), (64, 256, 1))
-    masks = blobs(64, 256)
-    grey, salt = augmented(TONES[name], grey_wedge, masks)
-    before, after = np.arange(256) / 255, grey[:, 0]
-    assert np.array_equal(salt, masks)
-    assert grey.min() >= 0 and grey.max() <= 1
-    assert (np.diff(after) >= 0).all()  # brighter stays brighter
-    change = after - before
-    assert change.min() < -0.03 and change.max() > 0.03
-    if name == "brightness":
-        assert np.abs(change).max() <= 0.2 + 1e-6
-    if name == "contrast":
-        assert np.abs(change[:, 127:129]).max() < 0.002  # mid-grey stays
-    if name == "gamma":
-        assert not change[:, [0, 255]].any()  # black and white stay
-        assert after.max(axis=0)[128] <= (128 / 255) ** (1 / 1.5) + 1e-6
-        assert after.min(axis=0)[128] >= (128 / 255) ** 1.5 - 1e-6
-
-
 # --- batches
 
 
 def batches(**options):
     tiles = np.repeat(np.arange(10, dtype=np.uint8), 101 * 101).reshape(10, 101, 101)
-    options = {"augmentation": GEOMETRY["everything"], "seed": 1, **options}
+    options = {"augmentation": EVERYTHING, "seed": 1, **options}
     return TileBatches(25 * tiles, blobs(10), Frame(128), batch_size=4, **options)
 
 
@@ -266,9 +130,7 @@ def test_an_epoch_shows_every_tile_once_in_an_order_of_its_own():
 
 def test_equal_tiles_are_changed_differently_in_every_batch_and_epoch():
     tiles = np.repeat(blobs(1), 8, axis=0)
-    dealt = TileBatches(
-        255 * tiles.astype(np.uint8), tiles, Frame(128), 4, GEOMETRY["everything"]
-    )
+    dealt = TileBatches(255 * tiles.astype(np.uint8), tiles, Frame(128), 4, EVERYTHING)
     masks = [dealt[0][1], dealt[1][1]]
     dealt.start_epoch(1)
     masks += [dealt[0][1], dealt[1][1]]
@@ -278,3 +140,16 @@ def test_equal_tiles_are_changed_differently_in_every_batch_and_epoch():
 def test_there_is_no_batch_after_the_last():
     with pytest.raises(IndexError, match="batch 3 of 3"):
         batches()[3]
+
+
+def test_several_outputs_get_the_mask_and_the_gate_whether_there_is_salt():
+    masks = blobs(4)
+    masks[1] = False
+    outputs = ("gate", "mask", "deep_1")
+    dealt = TileBatches(noise(4), masks, Frame(128), 4, outputs=outputs)
+    images, targets = dealt[0]
+    assert images.shape == (4, 128, 128, 1) and set(targets) == set(outputs)
+    np.testing.assert_array_equal(targets["gate"], [[1], [0], [1], [1]])
+    np.testing.assert_array_equal(targets["mask"], targets["deep_1"])
+    plain = TileBatches(noise(4), masks, Frame(128), 4)
+    np.testing.assert_array_equal(targets["mask"], plain[0][1])

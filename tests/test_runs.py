@@ -1,12 +1,24 @@
 """Runs as they are read from their folders."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from helpers import systems
+from helpers.data import Tiles
+from helpers.files import DataError
 from helpers.pipeline import Frame
-from helpers.runs import PLAN, Run, find_runs
+from helpers.runs import (
+    PLAN,
+    VERSION,
+    Run,
+    find_members,
+    find_runs,
+    out_of_fold,
+    predict,
+)
 
 
 @pytest.fixture
@@ -15,6 +27,7 @@ def folder(tmp_path):
     for name, fold, seed in [("net", 0, 1), ("net", 1, 1), ("other", 0, 2)]:
         system = {"name": name, "frame": {"size": 64, "mode": "resize"}}
         config = dict.fromkeys(PLAN) | {"system": system, "fold": fold, "seed": seed}
+        config["version"] = VERSION
         path = tmp_path / name / f"fold-{fold}"
         path.mkdir(parents=True)
         (path / "config.json").write_text(json.dumps(config | {"score": 0.5}))
@@ -48,3 +61,68 @@ def test_probabilities_are_stored_in_255_steps(folder):
     ids, probabilities = run.validation()
     np.testing.assert_allclose(probabilities, [[[0, 0.2, 1]]])
     assert list(ids) == ["a"] and probabilities.dtype == np.float32
+
+
+def test_run_of_another_version_is_named_with_a_remedy(folder):
+    path = folder / "net" / "fold-1" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    with pytest.raises(DataError, match=r"net/fold-1: .*another version.*train it"):
+        Run(path.parent).config  # noqa: B018
+    first = Run(folder / "net" / "fold-0")
+    assert find_runs(folder, like=first) == [first]
+
+
+@pytest.fixture
+def three(folder, monkeypatch):
+    """Six tiles; `net` has predicted four of them, `other` the first three."""
+    rows = {name: systems.get("salt-net") for name in ("net", "other")}
+    rows = {name: replace(row, name=name) for name, row in rows.items()}
+    members = (("net", 0.25), ("other", 0.75))
+    rows["both"] = systems.Ensemble("both", "", "", members)
+    monkeypatch.setattr(systems, "SYSTEMS", rows)
+    said = {
+        ("net", 0): ("ab", 100),
+        ("net", 1): ("cd", 200),
+        ("other", 0): ("abc", 40),
+    }
+    for (name, fold), (ids, value) in said.items():
+        grey = np.full((len(ids), 101, 101), value, np.uint8)
+        path = folder / name / f"fold-{fold}" / "validation.npz"
+        np.savez(path, ids=list(ids), probabilities=grey)
+    images = np.zeros((6, 101, 101), np.uint8)
+    return Tiles(np.array(list("abcdef")), images, images > 0, np.arange(6))
+
+
+def test_members_share_the_weight_of_their_system(folder, three):
+    weights = {run.name: w for run, w in find_members(folder, "both").items()}
+    expected = {"net/fold-0": 0.125, "net/fold-1": 0.125, "other/fold-0": 0.75}
+    assert weights == expected
+    equal = find_members(folder, "net", "other")
+    assert list(equal.values()) == [0.25, 0.25, 0.5]
+
+
+def test_out_of_fold_means_are_those_of_the_tiles_that_all_systems_left_out(
+    folder, three
+):
+    tiles, mean = out_of_fold(find_members(folder, "both"), three)
+    assert list(tiles.ids) == ["a", "b", "c"]
+    expected = (0.125 * np.array([100, 100, 200]) + 0.75 * 40) / 0.875 / 255
+    np.testing.assert_allclose(mean[:, 50, 50], expected, rtol=1e-5)
+    alone, _ = out_of_fold(find_members(folder, "net"), three)
+    assert list(alone.ids) == ["a", "b", "c", "d"]
+
+
+def test_predictions_are_weighted(folder, three, monkeypatch):
+    values = {"net/fold-0": 0.0, "net/fold-1": 1.0, "other/fold-0": 0.5}
+    monkeypatch.setattr(
+        Run,
+        "predict",
+        lambda run, images, progress: np.full(images.shape, values[run.name], "f4"),
+    )
+    mean = predict(find_members(folder, "both"), three.images)
+    np.testing.assert_allclose(mean, 0.125 + 0.375)
+
+
+def test_system_without_a_run_is_named_with_the_command(tmp_path):
+    with pytest.raises(DataError, match="helpers train olsen-seresnext50 --fold 0"):
+        find_members(tmp_path, "olsen-ensemble")

@@ -1,19 +1,60 @@
 """The registry: rows that build, budgets, and names."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
+import keras
+import numpy as np
 import pytest
 
-from helpers import config, losses, systems, training
+from helpers import (
+    config,
+    data,
+    inference,
+    losses,
+    resnet,
+    runs,
+    submission,
+    synthetic,
+    systems,
+    training,
+)
+
+NAMES = {
+    "jain-scratch",
+    "jain-vgg16",
+    "jain-resnet34",
+    "jain-vgg19",
+    "lavinama-unet",
+    "bronze-inceptionresnet",
+    "olsen-seresnext50",
+    "olsen-seresnext101",
+    "olsen-ensemble",
+    "salt-net",
+}
+ROWS = [row for row in systems.SYSTEMS.values() if isinstance(row, systems.System)]
+EACH_ROW = pytest.mark.parametrize("system", ROWS, ids=lambda row: row.name)
 
 
-def test_the_rows_of_the_first_version_are_there():
-    names = {"lavinama-unet", "jain-scratch", "jain-vgg16", "jain-vgg19", "salt-net"}
-    assert names <= set(systems.SYSTEMS)
+def test_every_published_system_has_its_row():
+    assert set(systems.SYSTEMS) == NAMES
     assert systems.DEFAULT in systems.SYSTEMS
 
 
-@pytest.mark.parametrize("system", systems.SYSTEMS.values(), ids=lambda row: row.name)
+def test_ensembles_name_rows_and_weights_that_make_one():
+    for row in systems.SYSTEMS.values():
+        assert set(dict(row.members)) <= {system.name for system in ROWS}
+        assert sum(dict(row.members).values()) == pytest.approx(1.0)
+    assert dict(systems.get("olsen-ensemble").members)["olsen-seresnext101"] == 0.7
+
+
+def test_table_has_a_line_for_every_row():
+    table = systems.table()
+    assert set(table.index) == NAMES
+    assert table.loc["olsen-seresnext50", "losses"] == "dice+bce/5, then lovasz-elu"
+    assert "zoom" not in table.loc["lavinama-unet", "augmentation"]
+
+
+@EACH_ROW
 def test_every_row_names_losses_that_exist_and_a_source(system):
     assert system.source and system.title
     for stage in system.stages:
@@ -46,8 +87,62 @@ def test_smallest_budget_leaves_an_epoch_to_each_stage():
 
 
 def test_budget_without_limits_changes_nothing():
-    for system in systems.SYSTEMS.values():
+    for system in ROWS:
         assert system.within(config.Budget(None)) == system
+
+
+def test_systems_under_one_budget_have_one_set_of_folds():
+    cut = [system.within(config.Budget(4)) for system in ROWS]
+    assert len({system.stratify for system in cut}) == 1
+    assert len({system.stratify for system in ROWS}) > 1
+
+
+def test_without_borrowed_weights_nothing_is_frozen():
+    network = systems.get("jain-vgg19").with_weights("none").network
+    assert network.weights is None and network.frozen == ()
+    assert systems.get("jain-vgg19").with_weights("a.h5").network.frozen
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    made = synthetic.make_tiles(40, seed=5)
+    ids = np.array([f"{index:010x}" for index in range(40)])
+    return data.Tiles(ids, made.images, made.masks, made.depths)
+
+
+@EACH_ROW
+def test_row_trains_resumes_predicts_and_exports(system, tiles, tmp_path, monkeypatch):
+    """The whole way of each row, with small tiles and shallow ResNeXts."""
+    monkeypatch.setitem(resnet.BLOCKS, "seresnext50", (1, 1, 1, 1))
+    monkeypatch.setitem(resnet.BLOCKS, "seresnext101", (1, 1, 2, 1))
+    settings = config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
+    budget = config.Budget(4, size=32, tiles=16, batch_size=4)
+    system = system.within(budget).with_weights("none")
+    stages = tuple(replace(stage, learning_rate=1e-3) for stage in system.stages)
+    system = replace(system, stages=stages)
+    begin = training.EpochOrder.on_epoch_begin
+
+    def off(self, epoch, logs=None):
+        begin(self, epoch, logs)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.EpochOrder, "on_epoch_begin", off)
+        training.fit(system, tiles, 0, settings, verbose=0)
+    run = training.fit(system, tiles, 0, settings, verbose=0)
+    history = run.history()
+    assert list(history["epoch"]) == [0, 1, 2, 3]
+    longest = max(system.stages, key=lambda stage: stage.epochs)
+    first = sum(s.epochs for s in system.stages[: system.stages.index(longest)])
+    loss = history["loss"][first : first + longest.epochs]  # stages differ in theirs
+    assert len(loss) > 1 and loss.iloc[-1] < loss.iloc[0]
+    members = runs.find_members(settings.runs_dir, system.name)
+    probabilities = runs.predict(members, tiles.images[:3])
+    masks = inference.Rule()(probabilities)
+    path = tmp_path / "submission.csv"
+    assert submission.write_submission(path, tiles.ids[:3], masks).rows == 3
+    keras.backend.clear_session()  # memory for the next row
 
 
 def test_default_network_builds_from_its_row():

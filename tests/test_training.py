@@ -247,6 +247,84 @@ def test_runs_alike_differ_in_the_fold_alone(finished, tiles):
     assert runs.find_runs(settings.runs_dir, like=run) == [run, other]
 
 
+GATED = replace(
+    TINY,
+    name="gated",
+    network=systems.Network(filters=4, depth=2, dropout=0.2, gate=True, deep=True),
+    stages=(
+        systems.Stage("dice+bce/5", 2, 1e-2, gate=0.1, deep=0.5, weight_decay=1e-4),
+        systems.Stage("lovasz-elu", 1, 1e-2, "plateau", gate=0.1, optimizer="rmsprop"),
+    ),
+    smallest=10,
+)
+
+
+def test_several_outputs_and_losses_in_stages(tiles, settings):
+    """The history has the score's plain name, and a loss for each output."""
+    run = training.fit(GATED, tiles, 0, settings, verbose=0)
+    history = run.history()
+    assert {"score", "val_score", "iou", "mask_loss", "gate_loss"} <= set(history)
+    total = history["mask_loss"] + 0.1 * history["gate_loss"]
+    deep = 0.5 * history["deep_1_loss"]
+    np.testing.assert_allclose(history["loss"][:2], (total + deep)[:2], rtol=0.02)
+    np.testing.assert_allclose(history["loss"][2:], total[2:], rtol=0.02)
+    ids, probabilities = run.validation()
+    again = run.predict(tiles.take(np.isin(tiles.ids, ids)).images)
+    np.testing.assert_allclose(again, probabilities, atol=0.5 / 255 + 1e-4)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_interrupted_training_of_several_outputs(epoch, tiles, settings, monkeypatch):
+    apart = replace(settings, output_dir=settings.output_dir / "apart")
+    whole = training.fit(GATED, tiles, 0, apart, verbose=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_at(patch, epoch)
+        training.fit(GATED, tiles, 0, settings, verbose=0)
+    run = training.fit(GATED, tiles, 0, settings, verbose=0)
+    np.testing.assert_allclose(run.history(), whole.history(), rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_inside_a_framed_network_is_seeded_too(tiles, settings, monkeypatch):
+    """A size that cannot be halved puts a network into a network."""
+    system = replace(TINY, frame=systems.Frame(102, "pad"), stages=TINY.stages[:1])
+    seeds = []
+
+    class Spy(training.EpochOrder):
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch, logs)
+            layers = training._all_layers(self.model)
+            drop = next(x for x in layers if isinstance(x, keras.layers.Dropout))
+            seeds.append(np.array(drop.seed_generator.state)[1])
+
+    monkeypatch.setattr(training, "EpochOrder", Spy)
+    training.fit(system, tiles, 0, settings, verbose=0)
+    assert seeds == [0, 1]
+
+
+def test_specks_are_not_trained_on(tiles):
+    masks = np.zeros((3, 101, 101), bool)
+    masks[1, 0, :9] = masks[2, 0, :10] = True
+    three = replace(tiles.take(slice(3)), masks=masks)
+    assert list(training._without_specks(three, 10).ids) == list(three.ids[[0, 2]])
+    with pytest.raises(ValueError, match="no tiles to train on"):
+        training._without_specks(three.take([1]), 10)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (systems.Stage("bce", 1, gate=0.1), "does not have: set Network"),
+        (systems.Stage("bce", 1, deep=0.1), "loss of 'deep'"),
+        (systems.Stage("bce", 1, optimizer="sgdd"), "unknown optimizer 'sgdd'"),
+        (systems.Stage("bced", 1), "unknown loss 'bced'"),
+    ],
+)
+def test_row_that_contradicts_itself_is_refused(stage, message, tiles, settings):
+    with pytest.raises(ValueError, match=message):
+        training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings)
+    assert not settings.runs_dir.exists()
+
+
 def test_fold_that_does_not_exist_is_refused(tiles, settings):
     with pytest.raises(ValueError, match="fold 5 does not exist: 0 to 4"):
         training.fit(TINY, tiles, 5, settings)

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import losses, synthetic
 from helpers.encoders import ENCODERS, conv_block
-from helpers.unet import build_unet
+from helpers.unet import build_unet, dilated_branches, scse_block
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -68,15 +68,22 @@ def test_frozen_blocks_do_not_learn():
     assert not any(name.startswith("block3") for name in frozen)
 
 
-def test_size_that_cannot_be_halved_is_refused():
-    with pytest.raises(ValueError, match="divisible by 16"):
-        build_unet(input_shape=(101, 101, 1), filters=4, depth=4)
+@pytest.mark.parametrize("shape", [(101, 101, 1), (17, 31, 1), (48, 33, 1)])
+def test_any_size_is_mirrored_inside_and_cut_back(shape):
+    model = build_unet(input_shape=shape, filters=4, depth=3)
+    assert model.output_shape == (None, *shape)
 
 
-@pytest.mark.parametrize("size", [8, 17, 31])
-def test_sizes_that_only_seem_to_fit_are_refused(size):
-    with pytest.raises(ValueError, match="divisible by 16"):
-        build_unet(input_shape=(size, size, 1), filters=4, depth=4)
+def test_mirrored_inside_is_as_mirrored_outside():
+    keras.utils.set_random_seed(0)
+    inside = build_unet(input_shape=(30, 30, 1), filters=4, depth=2, gate=True)
+    outside = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, gate=True)
+    outside.set_weights(inside.get_weights())
+    tile = np.random.default_rng(0).random((2, 30, 30, 1), np.float32)
+    framed = np.pad(tile, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    ours, theirs = inside(tile), outside(framed)
+    np.testing.assert_allclose(ours["gate"], theirs["gate"], atol=1e-5)
+    np.testing.assert_allclose(ours["mask"], theirs["mask"][:, 1:31, 1:31], atol=1e-5)
 
 
 @pytest.mark.parametrize("stem", [1, 2, 4])
@@ -114,3 +121,108 @@ def test_three_classes_are_learned():
     history = model.fit(images, labels, epochs=12, verbose=0).history
     assert history["loss"][-1] < 0.7 * history["loss"][0]
     assert history["iou"][-1] > history["iou"][0]
+
+
+PARTS = [
+    {"up": "upsample"},
+    {"centre": 12},
+    {"dilations": (1, 3, 5, 7)},
+    {"scse": True},
+    {"hypercolumn": (2, 4)},
+    {"gate": True},
+    {"deep": True},
+    {
+        "up": "upsample",
+        "centre": 12,
+        "dilations": (1, 2),
+        "scse": True,
+        "hypercolumn": (1, 2, 4, 8),
+        "gate": True,
+        "deep": True,
+    },
+]
+
+
+def by_name(logits):
+    return logits if isinstance(logits, dict) else {"mask": logits}
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "+".join(parts))
+def test_every_part_can_be_switched_on_learns_and_is_saved(parts, tmp_path):
+    """Each weight moves in one step, and a saved network says the same."""
+    keras.utils.set_random_seed(1)
+    model = build_unet(input_shape=(32, 32, 1), filters=8, depth=2, **parts)
+    tile = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
+    tile[2:] *= 0.5  # two tiles without salt
+    mask = (tile > 0.7).astype("float32")
+    target = dict.fromkeys(by_name(model.output), mask)
+    if "gate" in target:
+        target["gate"] = mask.max(axis=(1, 2))
+    before = [weight.numpy().copy() for weight in model.trainable_weights]
+    loss = {name: losses.get("bce") for name in target}
+    single = not isinstance(model.output, dict)
+    model.compile(
+        keras.optimizers.Adam(1e-2), loss["mask"] if single else loss, jit_compile=False
+    )
+    model.train_on_batch(tile, target["mask"] if single else target)
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        assert not np.array_equal(weight.numpy(), old), weight.path
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    ours, theirs = by_name(model(tile)), by_name(again(tile))
+    for name in ours:
+        assert tuple(ours[name].shape) == ((4, 1) if name == "gate" else tile.shape)
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+
+
+def test_scse_adds_what_two_gates_let_through():
+    inputs = keras.Input((4, 4, 6))
+    model = keras.Model(inputs, scse_block(inputs, name="gates"))
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 6)).astype("float32")
+    weights = {layer.name[6:]: layer.get_weights() for layer in model.layers}
+
+    def sigmoid(values):
+        return 1 / (1 + np.exp(-values))
+
+    (squeeze, bias), (channel, channel_bias) = weights["squeeze"], weights["channel"]
+    hidden = np.maximum(x.mean(axis=(1, 2)) @ squeeze[0, 0] + bias, 0)
+    which = sigmoid(hidden @ channel[0, 0] + channel_bias)[:, None, None]
+    pixel, pixel_bias = weights["pixel"]
+    where = sigmoid(x @ pixel[0, 0] + pixel_bias)
+    np.testing.assert_allclose(model(x), x * which + x * where, atol=1e-5)
+
+
+def test_closed_gate_leaves_the_bias_alone():
+    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, gate=True)
+    model.get_layer("gate").set_weights([np.zeros((64, 1)), np.array([-50.0])])
+    model.get_layer("logits").bias.assign([-2.0])
+    mask = model(np.random.default_rng(0).random((1, 32, 32, 1), np.float32))["mask"]
+    np.testing.assert_allclose(mask, -2.0, atol=1e-5)
+
+
+def test_dilated_branch_sees_as_far_as_it_should():
+    inputs = keras.Input((15, 15, 1))
+    model = keras.Model(inputs, dilated_branches(inputs, 4, (1, 3, 5, 7), "dilated"))
+    far = keras.Model(inputs, model.get_layer("dilated_7").output)
+    tile = np.zeros((1, 15, 15, 1), np.float32)
+    tile[0, 0, 0] = 1
+    seen = np.argwhere(np.abs(far(tile)[0, ..., 0]) > 0)
+    np.testing.assert_array_equal(seen, [[0, 0], [0, 7], [7, 0], [7, 7]])
+
+
+def test_deep_outputs_are_finest_first():
+    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=3, deep=True)
+    assert list(model.output) == ["mask", "deep_1", "deep_2"]
+    assert [model.get_layer(f"deep_{n}").input.shape[1] for n in (1, 2)] == [16, 8]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"up": "nearest"}, "up is 'transpose' or 'upsample', not 'nearest'"),
+        ({"hypercolumn": (3,)}, "hypercolumn: no stride 3"),
+    ],
+)
+def test_parts_that_do_not_exist_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        build_unet(input_shape=(32, 32, 1), filters=4, depth=2, **parts)

@@ -5,14 +5,33 @@ Usage: python tests/benchmarks/input_pipeline.py
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from helpers.pipeline import Augmentation, Frame, TileBatches
+from helpers.augmentation import Augmentation
+from helpers.pipeline import Frame, TileBatches
 
 FULL = Augmentation(0.5, 0.1, 0.1, 5.0, 0.1, 0.1, 0.1, 0.1)
+OLSEN = Augmentation(
+    zoom=0.1,
+    shift=0.0625,
+    rotation=45.0,
+    brightness=0.2,
+    gamma=0.25,
+    crop=50 / 101,
+    blur=0.02,
+    elastic=0.02,
+    grid=0.3,
+    probability=0.8,
+    one_of=(
+        ("zoom+shift+rotation", "crop", "elastic"),
+        ("grid", "brightness", "gamma", "blur"),
+    ),
+)
+BENT = replace(FULL, elastic=0.02, grid=0.3, crop=50 / 101, blur=0.02)
 
 
 def rate(batches, epochs=3):
@@ -37,6 +56,8 @@ def main():
             ("none", None),
             ("flips alone", Augmentation()),
             ("one affine, tone curves", FULL),
+            ("Olsen's list", OLSEN),
+            ("everything everywhere", BENT),
         ]
     }
     for name, value in rates.items():

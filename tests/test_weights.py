@@ -1,0 +1,262 @@
+"""Weight files of both kinds: loaded if they fit, else named and refused."""
+
+import json
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras.ops import convert_to_numpy as to_numpy
+from safetensors.numpy import load_file, save_file
+
+from helpers.encoders import TAPS, build_encoder
+from helpers.weights import load_weights
+
+NAMES = Path(__file__).parent / "fixtures" / "timm_names.json"
+TIMM_NAMES = json.loads(NAMES.read_text())
+
+
+def write_h5(path, model, skip=(), reshape=()):
+    """A file as Keras' applications publish them: groups of named arrays."""
+    rng = np.random.default_rng(0)
+    layers = [layer for layer in model.layers if layer.name not in skip]
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        for layer in layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.weights, strict=True):
+                shape = (*weight.shape, 1) if layer.name in reshape else weight.shape
+                group.create_dataset(name, data=rng.random(shape, np.float32) / 100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    """The whole application: the file has stages past the encoder's last tap."""
+    return keras.applications.MobileNet(include_top=False, weights=None)
+
+
+def test_weights_of_a_file_are_loaded(tmp_path, mobilenet):
+    path = write_h5(tmp_path / "mobilenet.h5", mobilenet)
+    encoder = build_encoder("mobilenet", (64, 64, 1), weights=path)
+    with h5py.File(path) as file:
+        stored = file["conv_pw_12"]
+        kernel = next(iter(stored["conv_pw_12"].values()))[()]
+    loaded = encoder.get_layer("conv_pw_12").get_weights()[0]
+    np.testing.assert_array_equal(loaded, kernel)
+
+
+def test_same_features_as_the_application_with_the_same_weights(tmp_path, mobilenet):
+    path = write_h5(tmp_path / "mobilenet.h5", mobilenet)
+    grey = np.random.default_rng(1).random((1, 64, 64, 1), np.float32)
+    ours = build_encoder("mobilenet", (64, 64, 1), weights=path)(grey)[-1]
+    whole = keras.applications.MobileNet(
+        include_top=False, weights=None, input_shape=(64, 64, 3)
+    )
+    load_weights(whole, path)
+    tap = keras.Model(whole.input, whole.get_layer(TAPS["mobilenet"][-1]).output)
+    theirs = tap(2 * np.repeat(grey, 3, axis=-1) - 1)
+    np.testing.assert_allclose(to_numpy(ours), to_numpy(theirs), atol=1e-5)
+
+
+def test_missing_layer_is_named(tmp_path, mobilenet):
+    path = write_h5(tmp_path / "part.h5", mobilenet, skip=["conv_pw_3"])
+    with pytest.raises(ValueError, match=r"part\.h5: has no layer conv_pw_3"):
+        build_encoder("mobilenet", (32, 32, 1), weights=path)
+
+
+def test_wrong_shape_is_named_and_nothing_is_loaded(tmp_path, mobilenet):
+    path = write_h5(tmp_path / "shape.h5", mobilenet, reshape=["conv_pw_3"])
+    encoder = build_encoder("mobilenet", (32, 32, 1))
+    before = encoder.get_weights()
+    with pytest.raises(ValueError, match=r"shape\.h5: layer conv_pw_3 has shapes"):
+        load_weights(encoder, path)
+    for found, expected in zip(encoder.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_truncated_file_is_named(tmp_path, mobilenet):
+    path = write_h5(tmp_path / "cut.h5", mobilenet)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"cut\.h5: truncated"):
+        build_encoder("mobilenet", (32, 32, 1), weights=path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.h5: no such weight file"):
+        build_encoder("vgg16", (32, 32, 1), weights=tmp_path / "none.h5")
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """Keras' network, a file of it, and our encoder with the weights of the file.
+
+    Most layers have only numbers for names, which differ from process to process.
+    """
+    network = keras.applications.InceptionResNetV2(include_top=False, weights=None)
+    path = write_h5(tmp_path_factory.mktemp("inception") / "inception.h5", network)
+    yield network, path, build_encoder("inceptionresnetv2", (64, 64, 1), weights=path)
+    path.unlink()  # 200 MB
+
+
+def test_inception_reads_a_file_as_keras_itself_does(inception):
+    network, path, encoder = inception
+    network.load_weights(path)  # Keras' own reader
+    expected = network.get_weights()
+    for found, wanted in zip(encoder.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    grey = np.random.default_rng(1).random((1, 64, 64, 1), np.float32)
+    ours = to_numpy(encoder(grey)[0])
+    third = [x for x in network.layers if isinstance(x, keras.layers.Activation)][2]
+    tap = keras.Model(network.input, third.output)
+    theirs = to_numpy(tap(2 * np.repeat(grey, 3, axis=-1) - 1))
+    assert ours.shape[1:3] == (32, 32)
+    assert theirs.shape[1:3] == (29, 29)  # without padding
+    inner = slice(1, -1)
+    np.testing.assert_allclose(ours[0, 2:29, 2:29], theirs[0, inner, inner], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"skip": ["block35_2_conv"]}, r"conv.*has shapes .* block35_2_conv of"),
+        ({"skip": ["conv_7b_bn"]}, "ends before conv_7b_bn of inceptionresnetv2"),
+        ({"reshape": ["block8_3_conv"]}, "layer block8_3_conv has shapes"),
+    ],
+)
+def test_inception_names_the_place_that_does_not_fit(
+    tmp_path, inception, fault, message
+):
+    network, _, encoder = inception
+    before = encoder.get_layer("stem_conv2d_1").get_weights()[0]
+    path = write_h5(tmp_path / "faulty.h5", network, **fault)
+    with pytest.raises(ValueError, match=rf"faulty\.h5: .*{message}.*weights=None"):
+        load_weights(encoder, path, by_order=True)
+    path.unlink()
+    after = encoder.get_layer("stem_conv2d_1").get_weights()[0]
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.fixture(scope="module")
+def timm_file(tmp_path_factory):
+    """ResNet-34 as timm publishes it: names, shapes, classifier and counters."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("timm") / "model.safetensors"
+    arrays = {}
+    for name, shape in TIMM_NAMES["resnet34"].items():
+        arrays[name] = rng.random(shape, np.float32)
+        if name.endswith("num_batches_tracked"):
+            arrays[name] = np.asarray(7)
+    save_file(arrays, path)
+    return path
+
+
+def test_timm_names_and_axes_are_translated(timm_file):
+    encoder = build_encoder("resnet34", (32, 32, 1), weights=timm_file)
+    stored = load_file(timm_file)
+    kernel, *_ = encoder.get_layer("layer3_0_downsample_0").get_weights()
+    out_in_height_width = stored["layer3.0.downsample.0.weight"]
+    np.testing.assert_array_equal(kernel[0, 0], out_in_height_width[:, :, 0, 0].T)
+    kernel, *_ = encoder.get_layer("stem_conv1").get_weights()
+    assert kernel[2, 5, 1, 40] == stored["conv1.weight"][40, 1, 2, 5]
+    arrays = encoder.get_layer("stem_bn1").get_weights()
+    names = ("weight", "bias", "running_mean", "running_var")
+    for found, name in zip(arrays, names, strict=True):
+        np.testing.assert_array_equal(found, stored[f"bn1.{name}"])
+
+
+def test_classifier_may_be_absent(tmp_path, timm_file):
+    stored = load_file(timm_file)
+    kept = {key: array for key, array in stored.items() if not key.startswith("fc.")}
+    save_file(kept, tmp_path / "features.safetensors")
+    build_encoder("resnet34", (32, 32, 1), weights=tmp_path / "features.safetensors")
+
+
+@pytest.fixture(scope="module")
+def resnet34():
+    return build_encoder("resnet34", (32, 32, 1))
+
+
+def without(stored):
+    del stored["layer4.2.bn2.running_var"]
+
+
+def with_another(stored):
+    stored["layer4.3.conv1.weight"] = np.zeros((512, 512, 3, 3), np.float32)
+
+
+def with_another_shape(stored):
+    stored["layer1.0.conv1.weight"] = np.zeros((64, 32, 3, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without, r"has no layer4\.2\.bn2\.running_var; is it timm's resnet34"),
+        (with_another, r"resnet34 has no place for layer4\.3\.conv1\.weight"),
+        (with_another_shape, r"layer layer1\.0\.conv1 has shapes \[\(3, 3, 32, 64\)\]"),
+    ],
+)
+def test_faults_are_named_and_nothing_is_loaded(
+    tmp_path, timm_file, resnet34, change, message
+):
+    stored = load_file(timm_file)
+    change(stored)
+    path = tmp_path / "faulty.safetensors"
+    save_file(stored, path)
+    before = resnet34.get_weights()
+    with pytest.raises(ValueError, match=rf"faulty\.safetensors: .*{message}.*None"):
+        load_weights(resnet34, path)
+    for found, expected in zip(resnet34.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("length", [0, 1000, 1_000_000])
+def test_truncated_safetensors_are_named(tmp_path, timm_file, resnet34, length):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(timm_file.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"cut\.safetensors: truncated"):
+        load_weights(resnet34, path)
+
+
+def test_file_of_another_network_is_refused(timm_file):
+    with pytest.raises(ValueError, match=r"has no layer0\.conv1\.weight; is it timm's"):
+        build_encoder("seresnext50", (32, 32, 1), weights=timm_file)
+
+
+def test_imagenet_is_fetched_from_timms_hub(monkeypatch, timm_file):
+    fetched = []
+
+    def get_file(name, origin, **kwargs):
+        fetched.append(origin)
+        return timm_file
+
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    encoder = build_encoder("resnet34", (32, 32, 1), weights="imagenet")
+    hub = "https://huggingface.co/timm/resnet34.a1_in1k/resolve/main/model.safetensors"
+    assert fetched == [hub]
+    kernel, *_ = encoder.get_layer("stem_conv1").get_weights()
+    assert kernel[0, 0, 0, 0] == load_file(timm_file)["conv1.weight"][0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "what"),
+    [
+        ("vgg19", keras.applications, "VGG19"),
+        ("inceptionresnetv2", keras.applications, "InceptionResNetV2"),
+        ("resnet34", keras.utils, "get_file"),
+        ("seresnext50", keras.utils, "get_file"),
+    ],
+)
+def test_imagenet_without_internet_offers_what_else_to_do(
+    monkeypatch, name, where, what
+):
+    def offline(*args, **kwargs):
+        raise Exception("URL fetch failure")  # what Keras raises
+
+    monkeypatch.setattr(where, what, offline)
+    with pytest.raises(OSError, match=f"{name} could not be downloaded.*weights=None"):
+        build_encoder(name, (32, 32, 1), weights="imagenet")
