@@ -51,13 +51,14 @@ def choose_precision(system):
         return "mixed_float16", "a GPU computes twice as fast with 16 bits"
     if device:
         return "mixed_bfloat16", f"made for {device}"
-    if system.network.encoder != "scratch":
-        return "float32", "no gain from 16 bits with a wide network on a CPU"
+    if system.network.encoder not in GAIN_ON_CPU:
+        return "float32", "no gain from 16 bits with this encoder on a CPU"
     if load_keras().backend.backend() == "tensorflow" and _cpu_flags() & BFLOAT16_FLAGS:
         return "mixed_bfloat16", "this CPU multiplies bfloat16 natively"
     return "float32", "this CPU has no fast 16-bit arithmetic"
 
 
+GAIN_ON_CPU = ("scratch", "seresnext50", "seresnext101")  # measured
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 

@@ -4,7 +4,8 @@ A row says all that makes two trainings differ: the network, how a tile becomes 
 input, the stages (losses, optimiser, epochs, learning rate), the augmentation, the
 folds, the inference. Rows are compared by value and written into every run, so that a
 run says how it was made. Where a published system has a fault, the row does the right
-thing and says beside it what was wrong.
+thing and says beside it what was wrong; what its authors do not tell, such as the
+widths of a decoder or the ranges of an augmentation, is our choice.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -387,21 +388,26 @@ def get(name):
 
 def table():
     """All rows side by side, for people: DataFrame, a row a system."""
-    return pd.DataFrame([_summary(row) for row in SYSTEMS.values()]).set_index("system")
+    rows = {name: _summary(row) for name, row in SYSTEMS.items()}
+    blank = dict.fromkeys(rows[DEFAULT], "")  # an ensemble has no stages of its own
+    table = pd.DataFrame({name: blank | row for name, row in rows.items()}).T
+    return table.rename_axis("system")
+
+
+_HOW_OFTEN = ("probability", "one_of")  # of the augmentation: no changes themselves
 
 
 def _summary(row):
     """One line of the table."""
     if isinstance(row, Ensemble):
         mean = " + ".join(f"{weight:g} {name}" for name, weight in row.members)
-        return {"system": row.name, "network": mean, "published": row.published}
+        return {"network": mean, "published": row.published}
     network, plain = row.network, Network()
     parts = ("residual", "centre", "dilations", "scse", "hypercolumn", "gate", "deep")
     parts = [part for part in parts if getattr(network, part) != getattr(plain, part)]
-    changes = asdict(row.augmentation)
-    still = asdict(Augmentation(flip=0.0))
+    changes, off = asdict(row.augmentation), asdict(Augmentation(flip=0.0))
+    changed = [key for key in changes if changes[key] != off[key]]
     return {
-        "system": row.name,
         "network": " + ".join([network.encoder, *parts]),
         "weights": network.weights or "random",
         "input": f"{row.frame.mode} to {row.frame.size}",
@@ -411,8 +417,9 @@ def _summary(row):
         "rule": row.stages[0].schedule,
         "optimizer": row.stages[0].optimizer,
         "batch": row.batch_size,
-        "augmentation": ", ".join(k for k in changes if changes[k] != still[k]),
+        "augmentation": ", ".join(x for x in changed if x not in _HOW_OFTEN),
         "folds by": row.stratify,
+        "left out": f"masks of 1 to {row.smallest - 1} pixels" if row.smallest else "",
         "flips": row.flips,
         "threshold": "searched" if row.search else "0.5",
         "published": row.published,

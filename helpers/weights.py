@@ -102,7 +102,7 @@ def downloading(name):
         raise OSError(
             f"the ImageNet weights of {name} could not be downloaded ({error}). "
             "Without internet pass weights='path/to/file', one that was fetched "
-            "elsewhere, or weights=None to start from random weights"
+            "elsewhere, or weights=None (in the shell --weights none) to start at random"
         ) from error
 
 

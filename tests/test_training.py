@@ -334,35 +334,3 @@ def test_loss_that_is_not_a_number_is_an_error(tiles, settings):
     stage = systems.Stage("bce", 2, float("nan"))
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
-
-
-def test_cosine_warms_up_and_ends_near_zero():
-    rate = training.CosineRate(peak=1.0, first=0, epochs=10, steps=100)
-    assert rate.rate(0, 0) < 0.02
-    assert rate.rate(1, 1) > 0.9
-    assert rate.rate(9, 99) < 1e-3
-    second = training.CosineRate(peak=1.0, first=10, epochs=10, steps=100)
-    assert second.rate(10, 0) == 1.0  # no second warm-up
-
-
-def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch(tiles):
-    """Whatever it prefetches: epoch 1 must not see the order of epoch 0."""
-    fetched = []
-
-    class Recorded(training.TileBatches):
-        def __getitem__(self, index):
-            fetched.append((self.epoch, index))
-            return super().__getitem__(index)
-
-    frame = systems.Frame(32, "resize")
-    batches = Recorded(
-        tiles.images, tiles.masks, frame, 8, systems.Augmentation(), seed=1
-    )
-    model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Conv2D(1, 1)])
-    model.compile("sgd", "mse")
-    order = training.EpochOrder(batches)
-    model.fit(batches, epochs=3, shuffle=False, verbose=0, callbacks=[order])
-    expected = [(epoch, batch) for epoch in range(3) for batch in range(5)]
-    assert set(fetched) == set(expected)
-    for batch in expected:  # Keras peeks before the first epoch, to learn the shapes
-        assert fetched.count(batch) == 1 or batch[0] == 0
