@@ -58,8 +58,8 @@ def _parser():
     commands = parser.add_subparsers(dest="command", title="commands")
     train = commands.add_parser("train", help="train one system", parents=[common])
     train.add_argument("system", help="a name in helpers/systems.py, e.g. salt-net")
-    train.add_argument("--fold", type=int, default=0, choices=range(5), help="0 to 4")
-    train.add_argument("--epochs", type=int, help="in all stages together")
+    train.add_argument("--fold", type=int, default=0, help="0 to 4, in a row of five")
+    train.add_argument("--epochs", type=int, help="in all, at least one a stage")
     train.add_argument(
         "--weights",
         help="of the encoder: a file, imagenet, or none; as the system says by default",
@@ -103,10 +103,21 @@ def _known_systems(options):
     names = [options.system] if options.command == "train" else options.systems
     for name in names:
         systems.get(name)
-    if options.command == "train" and options.epochs is not None:
-        if options.epochs < 1:
-            raise ValueError(f"--epochs: at least 1, not {options.epochs}")
+    if options.command == "train":
+        members = systems.get(options.system).members
+        _check_training(options, [systems.get(member) for member, _ in members])
     return names
+
+
+def _check_training(options, rows):
+    """Refuse what cannot be trained."""
+    if options.epochs is not None and options.epochs < 1:
+        raise ValueError(f"--epochs: at least 1, not {options.epochs}")
+    folds = min(row.folds for row in rows)
+    if not 0 <= options.fold < folds:
+        raise ValueError(f"--fold: {options.fold} is none of 0 to {folds - 1}")
+    if len(rows) > 1 and options.weights not in (None, "none", "imagenet"):
+        raise ValueError(f"--weights: one file does not fit all of {options.system}")
 
 
 def _train(names, options, settings):
@@ -133,7 +144,7 @@ def _predict(names, options, settings):
 
     from helpers import data, inference, metrics, runs, submission
 
-    members = runs.find_members(settings.runs_dir, *names)
+    members = runs.find_members(settings, *names)
     for run, weight in members.items():
         print(f"{weight:.3f} x {run.name}, score {run.score:.4f}", flush=True)
     seen, probabilities = runs.out_of_fold(members, data.load_tiles(settings))

@@ -6,6 +6,7 @@ is told of those before the interruption.
 """
 
 import math
+import time
 
 import keras
 import pandas as pd
@@ -23,8 +24,13 @@ class EpochOrder(keras.callbacks.Callback):
         super().__init__()
         self.batches = batches
 
+    def on_epoch_end(self, epoch, logs=None):
+        """Enter into the history how long the epoch took, validation included."""
+        logs["seconds"] = round(time.perf_counter() - self.began, 1)
+
     def on_epoch_begin(self, epoch, logs=None):
         """Draw the order of the epoch that begins, and seed every dropout layer."""
+        self.began = time.perf_counter()
         self.batches.start_epoch(epoch)
         for number, layer in enumerate(_all_layers(self.model)):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:

@@ -146,6 +146,11 @@ class Settings:
         return self.data == SYNTHETIC
 
     @property
+    def kind(self):
+        """`"synthetic"` or `"competition"`."""
+        return SYNTHETIC if self.synthetic else "competition"
+
+    @property
     def runs_dir(self):
         """The folder of the runs."""
         return self.output_dir / "runs"

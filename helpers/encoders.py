@@ -38,7 +38,7 @@ STRIDES = {  # {stride of the stem: of the coarsest features}, the default first
     "vgg16": {1: 16},
     "vgg19": {1: 16},
     "mobilenet": {2: 32},
-    "resnet34": {2: 32},
+    "resnet34": {2: 32, 1: 8},
     "inceptionresnetv2": {2: 32, 1: 16},
     "seresnext50": {2: 32, 1: 8},
     "seresnext101": {2: 32, 1: 8},
@@ -54,7 +54,7 @@ def build_encoder(name, input_shape=(128, 128, 1), weights=None, **options):
     | `"scratch"` | 1, 2, 4, 8, 16 | see `scratch` |
     | `"vgg16"`, `"vgg19"` | 1, 2, 4, 8, 16 | |
     | `"mobilenet"` (version 1, up to `conv_pw_12`) | 2, 4, 8, 16, 32 | |
-    | `"resnet34"` | 2, 4, 8, 16, 32 | |
+    | `"resnet34"` | 2, 4, 8, 16, 32 | 1, 2, 4, 8 |
     | `"inceptionresnetv2"` | 2, 4, 8, 16, 32 | 1, 2, 4, 8, 16 |
     | `"seresnext50"`, `"seresnext101"` (32x4d) | 2, 4, 8, 16, 32 | 1, 2, 4, 8 |
 

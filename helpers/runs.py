@@ -69,9 +69,8 @@ class Run:
 
     def is_like(self, other):
         """Whether both were made in the same way, whatever their folds."""
-        config = json.loads((self.folder / "config.json").read_text())
-        alike = (config.get(key) == other.config[key] for key in PLAN if key != "fold")
-        return all(alike)
+        same = (self.config[key] == other.config[key] for key in PLAN if key != "fold")
+        return all(same)
 
     def history(self):
         """DataFrame, a row per epoch."""
@@ -102,11 +101,11 @@ class Run:
         )
 
 
-def find_members(folder, *names):
+def find_members(settings, *names):
     """What is there of some systems: their finished folds, and what each counts.
 
     Args:
-        folder: for example `settings.runs_dir`.
+        settings: `config.Settings`: where the runs are, and for which data.
         names: of rows of `systems.SYSTEMS`, ensembles among them; each name counts
             the same.
 
@@ -116,19 +115,27 @@ def find_members(folder, *names):
 
     Raises:
         ValueError: for an unknown name.
-        DataError: if a system has no finished run; the message says how to train it.
+        DataError: if a system has no finished run for this data, or runs that were
+            made in different ways; the message says what to do.
     """
-    weights = {}
+    folder, weights = settings.runs_dir, {}
+    there = [r for r in find_runs(folder) if r.config["data"] == settings.kind]
     for name in names:
         members = systems.get(name).members
         total = sum(weight for _, weight in members)
         for member, weight in members:
-            found = [run for run in find_runs(folder) if run.system == member]
+            found = [run for run in there if run.system == member]
             if not found:
                 raise DataError(
-                    f"{folder}: no finished run of {member}: train one with "
-                    f"`python -m helpers train {member} --fold 0`"
+                    f"{folder}: no finished run of {member} on {settings.kind} tiles: "
+                    f"train one with `python -m helpers train {member} --fold 0`"
                 )
+            for run in found[1:]:
+                if not run.is_like(found[0]):
+                    raise DataError(
+                        f"{run.folder}: made with other settings than {found[0].name}: "
+                        "move one of them away, or train them alike"
+                    )
             share = weight / total / len(names) / len(found)
             for run in found:
                 weights[run] = weights.get(run, 0.0) + share
@@ -161,25 +168,27 @@ def out_of_fold(members, tiles):
 
     Returns:
         `(tiles, probabilities)`: those tiles that lie in the fold of a run of every
-        system, and the weighted mean of these runs' predictions, float32
-        (n, 101, 101). With all five folds these are all tiles.
+        system, and the mean of the systems' predictions for them, float32
+        (n, 101, 101). A system counts as much as in `predict`, whatever the number of
+        its folds. With all folds of all systems these are all tiles.
     """
     place = {name: index for index, name in enumerate(tiles.ids)}
     mean = np.zeros(tiles.images.shape, np.float32)
-    total = np.zeros(len(tiles), np.float32)
-    seen = {run.system: np.zeros(len(tiles), bool) for run in members}
-    for run, weight in members.items():
-        ids, probabilities = run.validation()
-        known = np.array([name in place for name in ids], bool)
-        where = np.array([place[name] for name in ids[known]], int)
-        mean[where] += weight * probabilities[known]
-        total[where] += weight
-        seen[run.system][where] = True
-    chosen = np.logical_and.reduce(list(seen.values()))
-    return tiles.take(chosen), mean[chosen] / total[chosen, None, None]
+    chosen = np.ones(len(tiles), bool)
+    for system in {run.system for run in members}:
+        weight = sum(w for run, w in members.items() if run.system == system)
+        seen = np.zeros(len(tiles), bool)
+        for run in (run for run in members if run.system == system):
+            ids, probabilities = run.validation()
+            known = np.array([name in place for name in ids], bool)
+            where = np.array([place[name] for name in ids[known]], int)
+            mean[where] += weight * probabilities[known]
+            seen[where] = True
+        chosen &= seen
+    return tiles.take(chosen), mean[chosen] / sum(members.values())
 
 
-VERSION = 2  # of what a run holds; raised when older runs cannot be read any more
+VERSION = 3  # of what a run holds; raised when older runs cannot be read any more
 PLAN = (
     "version",
     "system",
@@ -201,8 +210,17 @@ def find_runs(folder, like=None):
         like: a `Run`; only runs that were made as this one, whatever their fold.
 
     Returns:
-        List of `Run`, sorted by name; [] if there is none.
+        List of `Run`, sorted by name; [] if there is none. Runs that another version
+        of helpers has made are left out, with a word about it.
     """
-    files = sorted(Path(folder).glob("*/fold-*/config.json"))
-    runs = [Run(file.parent) for file in files]
-    return [run for run in runs if like is None or run.is_like(like)]
+    runs = []
+    for file in sorted(Path(folder).glob("*/fold-*/config.json")):
+        run = Run(file.parent)
+        try:
+            run.config  # noqa: B018
+        except DataError as error:
+            print(f"left out: {error}")
+            continue
+        if like is None or run.is_like(like):
+            runs.append(run)
+    return runs

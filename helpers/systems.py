@@ -8,193 +8,14 @@ thing and says beside it what was wrong; what its authors do not tell, such as t
 widths of a decoder or the ranges of an augmentation, is our choice.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from difflib import get_close_matches
 
 import pandas as pd
 
 from helpers.augmentation import Augmentation
 from helpers.pipeline import Frame
-
-
-@dataclass(frozen=True)
-class Network:
-    """Arguments of `unet.build_unet`; the fields have the same names and meanings.
-
-    `None` leaves a choice to the encoder, which knows what its family does.
-    """
-
-    encoder: str = "scratch"
-    weights: str | None = None
-    filters: int | None = None
-    depth: int | None = None
-    blocks: int | None = None
-    stem: int | None = None
-    residual: bool = False
-    dropout: float = 0.0
-    decoder_filters: tuple[int, ...] | None = None
-    frozen: tuple[str, ...] = ()
-    up: str = "transpose"
-    centre: int = 0
-    dilations: tuple[int, ...] = ()
-    scse: bool = False
-    hypercolumn: tuple[int, ...] = ()
-    gate: bool = False
-    deep: bool = False
-
-    def options(self):
-        """What is chosen, as keyword arguments of `build_unet`: dict."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stretch of training under one loss.
-
-    Attributes:
-        loss: of the mask, a name in `losses.LOSSES`.
-        epochs: at most so many.
-        learning_rate: at the start.
-        schedule: `"cosine"` falls to zero over the stage, warming up over the first
-            hundred steps of the training, and keeps the last weights;
-            `"plateau"` multiplies the rate by `factor` after `patience` epochs without
-            gain in the score, but not below `floor`, stops after `stopping` such
-            epochs and keeps the best weights.
-        patience, factor, stopping, floor: of the plateau schedule.
-        optimizer: `"adam"` or `"rmsprop"`.
-        weight_decay: share of every weight that a step takes away, times the learning
-            rate (Loshchilov and Hutter 2019, arXiv:1711.05101).
-        gate: weight of the gate's cross-entropy, in a network that has a gate.
-        deep: weight of `loss` on every further mask of a deeply supervised network.
-    """
-
-    loss: str
-    epochs: int
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    patience: int = 5
-    factor: float = 0.1
-    stopping: int = 10
-    floor: float = 0.0
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    gate: float = 0.0
-    deep: float = 0.0
-
-
-@dataclass(frozen=True)
-class System:
-    """One row of the registry.
-
-    Attributes:
-        name: short name, also the folder of its runs.
-        title: one line for people.
-        source: where it is published.
-        network, frame, stages, augmentation: see the classes.
-        batch_size: tiles a step.
-        flips: whether predictions are averaged with those of the flipped tile.
-        search: whether threshold and smallest mask are chosen, by cross-fitting, on
-            the folds' tiles; otherwise the threshold is 0.5.
-        stratify: what the folds are made alike in, see `data.make_folds`.
-        smallest: masks of fewer pixels, but not empty ones, are not trained on.
-        tiles: training tiles at most, `None` for all.
-        published: what the authors report, in words.
-    """
-
-    name: str
-    title: str
-    source: str
-    network: Network
-    stages: tuple[Stage, ...]
-    frame: Frame = Frame(128, "pad")
-    augmentation: Augmentation = Augmentation()
-    batch_size: int = 32
-    flips: bool = True
-    search: bool = False
-    stratify: str = "coverage+depth"
-    smallest: int = 0
-    tiles: int | None = None
-    published: str = ""
-
-    @property
-    def watched(self):
-        """Validation tiles looked at after each epoch: enough for a curve.
-
-        The score of a run is always that of all tiles of its fold.
-        """
-        return 320 if self.tiles is None else max(self.tiles // 4, 1)
-
-    @property
-    def epochs(self):
-        """Epochs of all stages together."""
-        return sum(stage.epochs for stage in self.stages)
-
-    @property
-    def members(self):
-        """A system alone is an ensemble of one: its name and weight 1."""
-        return ((self.name, 1.0),)
-
-    def with_weights(self, weights):
-        """The same system with other weights in its encoder.
-
-        Args:
-            weights: `"imagenet"`, the path of a file, or `"none"`: random weights, of
-                which none are frozen, because they must learn.
-        """
-        network = replace(self.network, weights=str(weights))
-        if weights == "none":
-            network = replace(network, weights=None, frozen=())
-        return replace(self, network=network)
-
-    def within(self, budget):
-        """The same system cut to a `config.Budget`, to be compared with others.
-
-        Stages keep their share of the epochs (at least one each). Waiting for a plateau
-        needs more epochs than a budget has, so every stage becomes a cosine; and all
-        systems get the same folds.
-
-        Returns:
-            A new `System`; equal to this one if the budget has no limits.
-        """
-        frame, stages, stratify = self.frame, self.stages, self.stratify
-        if budget.size != frame.size:
-            frame = Frame(budget.size, "resize")
-        if budget.epochs is not None:
-            ends, done = [], 0
-            for stage in stages:
-                done += stage.epochs
-                ends.append(round(budget.epochs * done / self.epochs))
-            counts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
-            stages = tuple(
-                replace(stage, epochs=max(count, 1), schedule="cosine")
-                for stage, count in zip(stages, counts, strict=True)
-            )
-            stratify = System.stratify
-        return replace(
-            self,
-            frame=frame,
-            stages=stages,
-            stratify=stratify,
-            batch_size=budget.batch_size or self.batch_size,
-            tiles=budget.tiles,
-        )
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """A row that trains nothing itself: a weighted mean of other rows' predictions.
-
-    Attributes:
-        name, title, source, published: as in `System`.
-        members: (name of a row, weight) each.
-    """
-
-    name: str
-    title: str
-    source: str
-    members: tuple[tuple[str, float], ...]
-    published: str = ""
-
+from helpers.recipe import Ensemble, Network, Stage, System
 
 _JAIN = "Aditya Jain, TGS_Salt_Identify_Kaggle-ImgSeg-DL (GitHub)"
 _JAIN_STAGES = (
@@ -209,7 +30,8 @@ def _jain(encoder, title, published="", **network):
     logits in swapped places and so had no gradient; its augmentation moved the image
     but not the mask; it flipped tiles before they were split, so that a tile and its
     flip could lie on both sides; and it reported the score of the tiles on which it
-    had searched the threshold.
+    had searched the threshold. His brightness is a factor from 0.9 to 1.1; here it is
+    a tenth of the grey range that is added or taken away.
     """
     return System(
         name=f"jain-{encoder}",
@@ -227,11 +49,11 @@ def _jain(encoder, title, published="", **network):
 
 def _jain_pretrained(encoder, title, frozen, published=""):
     """Jain's decoder on an encoder that is frozen but for its last stage."""
-    decoder = {"decoder_filters": (512, 256, 128, 64)}
-    network = {"weights": "imagenet", "frozen": frozen, **decoder}
+    network = {"weights": "imagenet", "frozen": frozen, **_JAIN_DECODER}
     return _jain(encoder, title, published, **network)
 
 
+_JAIN_DECODER = {"decoder_filters": (512, 256, 128, 64)}
 _VGG_FROZEN = ("block1", "block2", "block3", "block4")
 _RESNET_FROZEN = ("stem", "layer1", "layer2", "layer3")
 
@@ -310,7 +132,7 @@ _ALL = (
         ),
     ),
     # Published: double convolutions whose second half read the block's input once more,
-    # so that they were single.
+    # so that they were single; and a random split in place of folds that are alike.
     System(
         name="lavinama-unet",
         title="Plain U-Net, binary cross-entropy (double convolutions that are double)",
@@ -320,9 +142,10 @@ _ALL = (
         frame=Frame(128, "resize"),
         augmentation=Augmentation(flip=0.0),
         flips=False,
+        folds=10,
         published="validation loss 0.187",
     ),
-    _jain("scratch", "Jain's U-Net from scratch", filters=32, depth=4),
+    _jain("scratch", "Jain's U-Net from scratch", filters=32, depth=4, **_JAIN_DECODER),
     _jain_pretrained("vgg16", "Jain's U-Net on VGG16", _VGG_FROZEN),
     _jain_pretrained("resnet34", "Jain's U-Net on ResNet34", _RESNET_FROZEN),
     _jain_pretrained(
@@ -331,6 +154,8 @@ _ALL = (
         _VGG_FROZEN,
         "private 0.676, public 0.649",
     ),
+    # Published: the threshold was searched on the tiles that were reported; here it is
+    # cross-fitted. Its folds were random; these are alike in coverage and depth.
     System(
         name="bronze-inceptionresnet",
         title="Inception-ResNet-v2 with dilated branches and hypercolumn, Lovasz only",
@@ -418,7 +243,7 @@ def _summary(row):
         "optimizer": row.stages[0].optimizer,
         "batch": row.batch_size,
         "augmentation": ", ".join(x for x in changed if x not in _HOW_OFTEN),
-        "folds by": row.stratify,
+        "folds": f"{row.folds} by {row.stratify}",
         "left out": f"masks of 1 to {row.smallest - 1} pixels" if row.smallest else "",
         "flips": row.flips,
         "threshold": "searched" if row.search else "0.5",

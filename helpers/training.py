@@ -35,7 +35,8 @@ def fit(system, tiles, fold, settings, verbose=1):
     Args:
         system: a row of `systems.SYSTEMS`, usually cut by `within(budget)`.
         tiles: labelled `data.Tiles`.
-        fold: the fold (0 ... 4) that is not trained on, but predicted at the end.
+        fold: the fold (0 ... 4, in a row of five) that is not trained on, but
+            predicted at the end.
         settings: `config.Settings`: output folder and seed.
         verbose: Keras' progress bar: 0 none, 1 moving, 2 a line per epoch.
 
@@ -47,34 +48,24 @@ def fit(system, tiles, fold, settings, verbose=1):
         OSError: if ImageNet weights cannot be downloaded.
         FloatingPointError: if the loss is not a number any more.
     """
-    folds = make_folds(tiles, seed=settings.seed, by=system.stratify)
+    folds = make_folds(tiles, system.folds, settings.seed, system.stratify)
     if not 0 <= fold <= folds.max():
         raise ValueError(f"fold {fold} does not exist: 0 to {folds.max()}")
     _check(system)
     policy, reason = choose_precision(system)
-    plan = {
-        "system": asdict(system),
-        "losses": [
-            keras.losses.serialize(losses.get(stage.loss)) for stage in system.stages
-        ],
-        "version": VERSION,
-        "fold": int(fold),
-        "seed": settings.seed,
-        "profile": settings.profile.name,
-        "data": "synthetic" if settings.synthetic else "competition",
-        "tiles": _fingerprint(tiles),
-        "precision": policy,
-    }
-    plan = json.loads(json.dumps(plan))  # tuples become lists, as they will be read
+    plan = _plan(system, tiles, fold, settings, policy)
     folder = settings.runs_dir / system.name / f"fold-{fold}"
-    if _is_finished(folder, plan):
+    found = _found(folder, plan)
+    if found == "finished":
         print(f"{system.name}, fold {fold}: trained before, read from its run")
         return Run(folder)
-    print(f"{system.name}, fold {fold}: {system.epochs} epochs in {policy} ({reason})")
-    started = time.perf_counter()
     held_out = tiles.take(folds == fold)
     rest = _without_specks(tiles.take(folds != fold), system.smallest)
-    model = _train(system, rest, held_out, folder, plan, verbose)
+    model = build_model(system, policy, settings.seed + fold)
+    if found == "another":  # only now that nothing is wrong with this one
+        _move_aside(folder)
+    print(f"{system.name}, fold {fold}: {system.epochs} epochs in {policy} ({reason})")
+    _train(model, system, rest, held_out, folder, plan, verbose)
     probabilities = inference.predict(
         model, held_out.images, system.frame, system.flips, 2 * system.batch_size
     )
@@ -84,7 +75,7 @@ def fit(system, tiles, fold, settings, verbose=1):
         "score": float(scores.mean()),
         "interval": inference.interval(scores),
         "parameters": model.count_params(),
-        "minutes": round((time.perf_counter() - started) / 60, 2),
+        "minutes": round(pd.read_csv(folder / "history.csv")["seconds"].sum() / 60, 2),
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
     }
@@ -94,9 +85,28 @@ def fit(system, tiles, fold, settings, verbose=1):
     return Run(folder)
 
 
+def _plan(system, tiles, fold, settings, policy):
+    """Everything that decides how a run comes out, as it is written into it."""
+    stages = system.stages
+    plan = {
+        "version": VERSION,
+        "system": asdict(system),
+        "losses": [keras.losses.serialize(losses.get(stage.loss)) for stage in stages],
+        "fold": int(fold),
+        "seed": settings.seed,
+        "profile": settings.profile.name,
+        "data": settings.kind,
+        "tiles": _fingerprint(tiles),
+        "precision": policy,
+    }
+    return json.loads(json.dumps(plan))  # tuples become lists, as they will be read
+
+
 def _check(system):
     """Refuse a row that contradicts itself, before any training."""
     for stage in system.stages:
+        if stage.schedule not in ("cosine", "plateau"):
+            raise ValueError(f"schedule is 'cosine' or 'plateau': {stage.schedule!r}")
         if stage.optimizer not in OPTIMIZERS:
             known = ", ".join(OPTIMIZERS)
             raise ValueError(f"unknown optimizer {stage.optimizer!r}: one of {known}")
@@ -125,26 +135,29 @@ def _fingerprint(tiles):
     return f"{digest:08x}"
 
 
-def _is_finished(folder, plan):
-    """Whether this folder holds the run of this plan; another plan's is moved aside."""
+def _found(folder, plan):
+    """What a run's folder holds: `"finished"`, `"begun"`, `"another"`, or nothing."""
     if not folder.exists():
-        return False
-    for name in ("config.json", "work/plan.json"):
+        return ""
+    for name, state in {"config.json": "finished", "work/plan.json": "begun"}.items():
         if (folder / name).exists():
             found = json.loads((folder / name).read_text())
             if all(found.get(key) == plan[key] for key in PLAN):
-                return name == "config.json"
+                return state
+    return "another"
+
+
+def _move_aside(folder):
+    """Keep a run that was made with other settings, under another name."""
     aside = folder.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{folder.name}")
     folder.rename(aside)
     print(f"{folder}: made with other settings, moved to {aside.name}")
-    return False
 
 
-def _train(system, rest, held_out, folder, plan, verbose):
+def _train(model, system, rest, held_out, folder, plan, verbose):
     """Go through the stages, skipping what an interrupted training has done."""
     work = folder / "work"
     seed = plan["seed"] + plan["fold"]
-    model = build_model(system, plan["precision"], seed)
     with write_beside(work / "plan.json") as beside:
         beside.write_text(json.dumps(plan))
     rest, watched = _watched(system, rest, held_out, seed)
@@ -173,10 +186,9 @@ def _train(system, rest, held_out, folder, plan, verbose):
             _train_stage(model, stage, system, data, first, folder, policy, verbose)
             with write_beside(weights) as beside:
                 model.save_weights(beside)
-            shutil.rmtree(work / "backup")
+            shutil.rmtree(work / "backup", ignore_errors=True)
         model.load_weights(weights)
         first += stage.epochs
-    return model
 
 
 def build_model(system, policy="float32", seed=0):
@@ -215,6 +227,9 @@ def _train_stage(model, stage, system, data, first, folder, policy, verbose):
     backup, history = folder / "work" / "backup", folder / "history.csv"
     best = folder / "work" / "best.weights.h5"
     _trim(history, backup, first)
+    if stage.schedule == "plateau" and _has_stopped(stage, history, first):
+        model.load_weights(best)
+        return
     metrics = [CompetitionScore(system.frame), MeanTileIoU(system.frame)]
     loss, weights = _losses(stage, batches.outputs)
     with precision(policy):  # on a model that is new but for its layers
@@ -299,6 +314,15 @@ def _trim(history, backup, first):
         table = pd.read_csv(history)
         with write_beside(history) as beside:
             table[table["epoch"] < done].to_csv(beside, index=False)
+
+
+def _has_stopped(stage, history, first):
+    """Whether a plateau stage was at its end when it was interrupted."""
+    if not history.exists():
+        return False
+    table = pd.read_csv(history)
+    scores = table["val_score"][table["epoch"] >= first].to_numpy()
+    return len(scores) > 0 and len(scores) - 1 - scores.argmax() >= stage.stopping
 
 
 def _best_so_far(history, first):

@@ -105,7 +105,7 @@ def build_unet(
     size = framed[0]
     while x.shape[1] < size:  # the finest features are not at full size
         name = f"to_{2 * x.shape[1]}"
-        x = layers.ReLU(name=f"{name}_relu")(grow(x, filters[-1], up, name))
+        x = layers.ReLU(name=f"{name}_relu")(grow(x, filters[-1], up, name, size=4))
     x = _hypercolumn(x, stages, hypercolumn)
     outputs = {}
     if gate:
@@ -139,7 +139,7 @@ def up_block(x, skip, filters, residual=False, dropout=0.0, up="transpose", name
     return conv_block(x, filters, residual, name)
 
 
-def grow(x, filters, up, name):
+def grow(x, filters, up, name, size=3):
     """Twice the size, by a learned stencil or by interpolation.
 
     Args:
@@ -150,12 +150,14 @@ def grow(x, filters, up, name):
             `"upsample"`, bilinear interpolation and a convolution, which cannot
             (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
         name: of the layers.
+        size: of the learned stencil. An even one covers every pixel equally often:
+            better where no convolution follows that could smooth it.
 
     Returns:
         (batch, 2 height, 2 width, filters).
     """
     if up == "transpose":
-        return layers.Conv2DTranspose(filters, 3, 2, "same", name=name)(x)
+        return layers.Conv2DTranspose(filters, size, 2, "same", name=name)(x)
     if up != "upsample":
         raise ValueError(f"up is 'transpose' or 'upsample', not {up!r}")
     x = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_double")(x)
@@ -294,6 +296,11 @@ def _framed(network, input_shape):
     """A network for smaller tiles: mirrored at the border, and the logits cut back."""
     size = zip(network.input_shape[1:3], input_shape[:2], strict=True)
     border = [((big - small) // 2, (big - small + 1) // 2) for big, small in size]
+    if max(max(border)) >= min(input_shape[:2]):
+        raise ValueError(
+            f"a tile of {tuple(input_shape[:2])} pixels is too small for the "
+            f"{network.name}, which needs {network.input_shape[1:3]}: resize it"
+        )
     tile = keras.Input(input_shape, name="framed_tile")
     logits = network(ops.pad(tile, ((0, 0), *border, (0, 0)), mode="reflect"))
     cut = layers.Cropping2D(border, dtype="float32", name="cut")

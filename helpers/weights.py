@@ -30,7 +30,7 @@ TORCH_NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-REMEDY = "fetch the file again, or pass weights=None"
+REMEDY = "delete it and fetch it again, or pass weights=None"
 
 
 def load_weights(model, path, by_order=False):
@@ -102,7 +102,7 @@ def downloading(name):
         raise OSError(
             f"the ImageNet weights of {name} could not be downloaded ({error}). "
             "Without internet pass weights='path/to/file', one that was fetched "
-            "elsewhere, or weights=None (in the shell --weights none) to start at random"
+            "elsewhere, or weights=None to start from random ones (--weights none)"
         ) from error
 
 
@@ -123,6 +123,13 @@ def _from_keras(path, wanted, family, by_order):
             raise ValueError(
                 f"{path}: has no layer {name}; is it a file of {family}? "
                 f"Otherwise {REMEDY}"
+            )
+    order = [name for name, arrays in stored.items() if arrays]
+    before = order[: 1 + max(order.index(name) for name in names)]
+    for name in before:  # a deeper sibling has all the layers that we want, and more
+        if name not in names:
+            raise ValueError(
+                f"{path}: {family} has no layer {name}: another family? {REMEDY}"
             )
     return [(name, stored[name]) for name in names]
 

@@ -36,9 +36,7 @@ def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch():
             return super().__getitem__(index)
 
     frame = Frame(32, "resize")
-    batches = Recorded(
-        images, images > 99, frame, 8, Augmentation(), seed=1
-    )
+    batches = Recorded(images, images > 99, frame, 8, Augmentation(), seed=1)
     model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Conv2D(1, 1)])
     model.compile("sgd", "mse")
     order = EpochOrder(batches)

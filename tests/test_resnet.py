@@ -50,7 +50,6 @@ def test_every_stage_gives_timms_numbers(published):
                 expected = reference[f"{name} {stem} {height}x{width} {stage}"]
                 found = FORMULA["sample"](to_numpy(feature))
                 error = np.abs(found - expected).max() / np.abs(expected).max()
-                print(f"{name} stem {stem} {height}x{width} {stage}: {error:.1e}")
                 assert error < 1e-4, (name, stem, height, width, stage)
 
 

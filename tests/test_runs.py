@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def folder(tmp_path):
     for name, fold, seed in [("net", 0, 1), ("net", 1, 1), ("other", 0, 2)]:
         system = {"name": name, "frame": {"size": 64, "mode": "resize"}}
         config = dict.fromkeys(PLAN) | {"system": system, "fold": fold, "seed": seed}
-        config["version"] = VERSION
+        config |= {"version": VERSION, "data": "synthetic"}
         path = tmp_path / name / f"fold-{fold}"
         path.mkdir(parents=True)
         (path / "config.json").write_text(json.dumps(config | {"score": 0.5}))
@@ -63,13 +64,20 @@ def test_probabilities_are_stored_in_255_steps(folder):
     assert list(ids) == ["a"] and probabilities.dtype == np.float32
 
 
-def test_run_of_another_version_is_named_with_a_remedy(folder):
+def test_run_of_another_version_is_named_with_a_remedy(folder, capsys):
     path = folder / "net" / "fold-1" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
     with pytest.raises(DataError, match=r"net/fold-1: .*another version.*train it"):
         Run(path.parent).config  # noqa: B018
-    first = Run(folder / "net" / "fold-0")
-    assert find_runs(folder, like=first) == [first]
+    names = [run.name for run in find_runs(folder)]
+    assert names == ["net/fold-0", "other/fold-0"]
+    assert "left out: " in capsys.readouterr().out
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Whose runs lie where `folder` has put them."""
+    return SimpleNamespace(runs_dir=tmp_path, kind="synthetic")
 
 
 @pytest.fixture
@@ -93,36 +101,49 @@ def three(folder, monkeypatch):
     return Tiles(np.array(list("abcdef")), images, images > 0, np.arange(6))
 
 
-def test_members_share_the_weight_of_their_system(folder, three):
-    weights = {run.name: w for run, w in find_members(folder, "both").items()}
+def test_members_share_the_weight_of_their_system(settings, three):
+    weights = {run.name: w for run, w in find_members(settings, "both").items()}
     expected = {"net/fold-0": 0.125, "net/fold-1": 0.125, "other/fold-0": 0.75}
     assert weights == expected
-    equal = find_members(folder, "net", "other")
+    equal = find_members(settings, "net", "other")
     assert list(equal.values()) == [0.25, 0.25, 0.5]
 
 
 def test_out_of_fold_means_are_those_of_the_tiles_that_all_systems_left_out(
-    folder, three
+    settings, three
 ):
-    tiles, mean = out_of_fold(find_members(folder, "both"), three)
+    tiles, mean = out_of_fold(find_members(settings, "both"), three)
     assert list(tiles.ids) == ["a", "b", "c"]
-    expected = (0.125 * np.array([100, 100, 200]) + 0.75 * 40) / 0.875 / 255
+    expected = (0.25 * np.array([100, 100, 200]) + 0.75 * 40) / 255  # not 0.125
     np.testing.assert_allclose(mean[:, 50, 50], expected, rtol=1e-5)
-    alone, _ = out_of_fold(find_members(folder, "net"), three)
+    alone, _ = out_of_fold(find_members(settings, "net"), three)
     assert list(alone.ids) == ["a", "b", "c", "d"]
 
 
-def test_predictions_are_weighted(folder, three, monkeypatch):
+def test_predictions_are_weighted(settings, three, monkeypatch):
     values = {"net/fold-0": 0.0, "net/fold-1": 1.0, "other/fold-0": 0.5}
     monkeypatch.setattr(
         Run,
         "predict",
         lambda run, images, progress: np.full(images.shape, values[run.name], "f4"),
     )
-    mean = predict(find_members(folder, "both"), three.images)
+    mean = predict(find_members(settings, "both"), three.images)
     np.testing.assert_allclose(mean, 0.125 + 0.375)
 
 
-def test_system_without_a_run_is_named_with_the_command(tmp_path):
+def test_system_without_a_run_is_named_with_the_command(settings):
     with pytest.raises(DataError, match="helpers train olsen-seresnext50 --fold 0"):
-        find_members(tmp_path, "olsen-ensemble")
+        find_members(settings, "olsen-ensemble")
+
+
+def test_runs_on_other_data_do_not_count(settings, three):
+    settings.kind = "competition"
+    with pytest.raises(DataError, match="no finished run of net on competition tiles"):
+        find_members(settings, "net")
+
+
+def test_folds_made_in_different_ways_are_not_averaged(settings, three):
+    path = settings.runs_dir / "net" / "fold-1" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 7}))
+    with pytest.raises(DataError, match=r"fold-1: made with other settings than net/"):
+        find_members(settings, "net")

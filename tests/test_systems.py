@@ -78,6 +78,13 @@ def test_budget_shares_epochs_between_stages():
     assert all(stage.schedule == "cosine" for stage in system.stages)
 
 
+def test_budget_is_kept_where_each_stage_can_have_an_epoch():
+    system = systems.get("olsen-seresnext50")  # 20 epochs, then 100
+    for budget, counts in {2: [1, 1], 3: [1, 2], 12: [2, 10]}.items():
+        stages = system.within(config.Budget(budget)).stages
+        assert [stage.epochs for stage in stages] == counts
+
+
 def test_smallest_budget_leaves_an_epoch_to_each_stage():
     budget = config.Budget(1, size=64, tiles=32, batch_size=8)
     system = systems.get("salt-net").within(budget)
@@ -117,9 +124,12 @@ def test_row_trains_resumes_predicts_and_exports(system, tiles, tmp_path, monkey
     monkeypatch.setitem(resnet.BLOCKS, "seresnext101", (1, 1, 2, 1))
     settings = config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
     budget = config.Budget(4, size=32, tiles=16, batch_size=4)
-    system = system.within(budget).with_weights("none")
-    stages = tuple(replace(stage, learning_rate=1e-3) for stage in system.stages)
-    system = replace(system, stages=stages)
+    small = system.within(budget).with_weights("none")
+    stages = [  # its own losses, optimiser and rule
+        replace(stage, epochs=cut.epochs, learning_rate=1e-3)
+        for stage, cut in zip(system.stages, small.stages, strict=True)
+    ]
+    system = replace(small, stages=tuple(stages))
     begin = training.EpochOrder.on_epoch_begin
 
     def off(self, epoch, logs=None):
@@ -137,7 +147,7 @@ def test_row_trains_resumes_predicts_and_exports(system, tiles, tmp_path, monkey
     first = sum(s.epochs for s in system.stages[: system.stages.index(longest)])
     loss = history["loss"][first : first + longest.epochs]  # stages differ in theirs
     assert len(loss) > 1 and loss.iloc[-1] < loss.iloc[0]
-    members = runs.find_members(settings.runs_dir, system.name)
+    members = runs.find_members(settings, system.name)
     probabilities = runs.predict(members, tiles.images[:3])
     masks = inference.Rule()(probabilities)
     path = tmp_path / "submission.csv"

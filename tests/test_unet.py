@@ -92,6 +92,17 @@ def test_any_stem_gives_logits_at_full_size(stem):
     assert model.output_shape == (None, 32, 32, 1)
 
 
+def test_last_growth_covers_every_pixel_equally_often():
+    """With a stencil of even size: nothing after it could smooth a checkerboard."""
+    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, stem=2)
+    assert model.get_layer("to_32").kernel.shape[:2] == (4, 4)
+
+
+def test_tile_smaller_than_its_border_is_refused():
+    with pytest.raises(ValueError, match=r"\(8, 8\) pixels is too small.*resize"):
+        build_unet("mobilenet", (8, 8, 1))
+
+
 def test_odd_stem_and_unknown_frozen_layers_are_refused():
     with pytest.raises(ValueError, match="stem is 1, 2 or 4, not 3"):
         build_unet(input_shape=(48, 48, 1), stem=3)

@@ -49,6 +49,14 @@ def test_weights_of_a_file_are_loaded(tmp_path, mobilenet):
     np.testing.assert_array_equal(loaded, kernel)
 
 
+def test_file_of_a_deeper_sibling_is_refused(tmp_path):
+    """VGG19 has every layer that VGG16 has, and more between them."""
+    vgg19 = keras.applications.VGG19(include_top=False, weights=None)
+    path = write_h5(tmp_path / "vgg19.h5", vgg19)
+    with pytest.raises(ValueError, match=r"vgg19\.h5: vgg16 has no layer block3_conv4"):
+        build_encoder("vgg16", (32, 32, 1), weights=path)
+
+
 def test_same_features_as_the_application_with_the_same_weights(tmp_path, mobilenet):
     path = write_h5(tmp_path / "mobilenet.h5", mobilenet)
     grey = np.random.default_rng(1).random((1, 64, 64, 1), np.float32)

@@ -1,0 +1,199 @@
+"""What a system is made of: network, stages, and everything else that is chosen.
+
+These are the empty forms; `systems` holds the published systems that fill them in.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from helpers.augmentation import Augmentation
+from helpers.pipeline import Frame
+
+
+@dataclass(frozen=True)
+class Network:
+    """Arguments of `unet.build_unet`; the fields have the same names and meanings.
+
+    `None` leaves a choice to the encoder, which knows what its family does.
+    """
+
+    encoder: str = "scratch"
+    weights: str | None = None
+    filters: int | None = None
+    depth: int | None = None
+    blocks: int | None = None
+    stem: int | None = None
+    residual: bool = False
+    dropout: float = 0.0
+    decoder_filters: tuple[int, ...] | None = None
+    frozen: tuple[str, ...] = ()
+    up: str = "transpose"
+    centre: int = 0
+    dilations: tuple[int, ...] = ()
+    scse: bool = False
+    hypercolumn: tuple[int, ...] = ()
+    gate: bool = False
+    deep: bool = False
+
+    def options(self):
+        """What is chosen, as keyword arguments of `build_unet`: dict."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training under one loss.
+
+    Attributes:
+        loss: of the mask, a name in `losses.LOSSES`.
+        epochs: at most so many.
+        learning_rate: at the start.
+        schedule: `"cosine"` falls to zero over the stage, warming up over the first
+            hundred steps of the training, and keeps the last weights;
+            `"plateau"` multiplies the rate by `factor` after `patience` epochs without
+            gain in the score, but not below `floor`, stops after `stopping` such
+            epochs and keeps the best weights.
+        patience, factor, stopping, floor: of the plateau schedule.
+        optimizer: `"adam"` or `"rmsprop"`.
+        weight_decay: share of every weight that a step takes away, times the learning
+            rate (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        gate: weight of the gate's cross-entropy, in a network that has a gate.
+        deep: weight of `loss` on every further mask of a deeply supervised network.
+    """
+
+    loss: str
+    epochs: int
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    patience: int = 5
+    factor: float = 0.1
+    stopping: int = 10
+    floor: float = 0.0
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    gate: float = 0.0
+    deep: float = 0.0
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the registry.
+
+    Attributes:
+        name: short name, also the folder of its runs.
+        title: one line for people.
+        source: where it is published.
+        network, frame, stages, augmentation: see the classes.
+        batch_size: tiles a step.
+        flips: whether predictions are averaged with those of the flipped tile.
+        search: whether threshold and smallest mask are chosen, by cross-fitting, on
+            the folds' tiles; otherwise the threshold is 0.5.
+        stratify, folds: what the folds are made alike in, and their number, see
+            `data.make_folds`.
+        smallest: masks of fewer pixels, but not empty ones, are not trained on.
+        tiles: training tiles at most, `None` for all.
+        published: what the authors report, in words.
+    """
+
+    name: str
+    title: str
+    source: str
+    network: Network
+    stages: tuple[Stage, ...]
+    frame: Frame = Frame(128, "pad")
+    augmentation: Augmentation = Augmentation()
+    batch_size: int = 32
+    flips: bool = True
+    search: bool = False
+    stratify: str = "coverage+depth"
+    folds: int = 5
+    smallest: int = 0
+    tiles: int | None = None
+    published: str = ""
+
+    @property
+    def watched(self):
+        """Validation tiles looked at after each epoch: enough for a curve.
+
+        The score of a run is always that of all tiles of its fold.
+        """
+        return 320 if self.tiles is None else max(self.tiles // 4, 1)
+
+    @property
+    def epochs(self):
+        """Epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def members(self):
+        """A system alone is an ensemble of one: its name and weight 1."""
+        return ((self.name, 1.0),)
+
+    def with_weights(self, weights):
+        """The same system with other weights in its encoder.
+
+        Args:
+            weights: `"imagenet"`, the path of a file, or `"none"`: random weights, of
+                which none are frozen, because they must learn.
+        """
+        network = replace(self.network, weights=str(weights))
+        if weights == "none":
+            network = replace(network, weights=None, frozen=())
+        return replace(self, network=network)
+
+    def within(self, budget):
+        """The same system cut to a `config.Budget`, to be compared with others.
+
+        Stages keep their share of the epochs (at least one each). Waiting for a plateau
+        needs more epochs than a budget has, so every stage becomes a cosine; and all
+        systems get the same folds.
+
+        Returns:
+            A new `System`; equal to this one if the budget has no limits.
+        """
+        frame, stages = self.frame, self.stages
+        stratify, folds = self.stratify, self.folds
+        if budget.size != frame.size:
+            frame = Frame(budget.size, "resize")
+        if budget.epochs is not None:
+            counts = _shares([stage.epochs for stage in stages], budget.epochs)
+            stages = tuple(
+                replace(stage, epochs=count, schedule="cosine")
+                for stage, count in zip(stages, counts, strict=True)
+            )
+            stratify, folds = System.stratify, System.folds
+        return replace(
+            self,
+            frame=frame,
+            stages=stages,
+            stratify=stratify,
+            folds=folds,
+            batch_size=budget.batch_size or self.batch_size,
+            tiles=budget.tiles,
+        )
+
+
+def _shares(epochs, budget):
+    """Shares of a budget in proportion to these epochs, whole and at least one each."""
+    ends = np.rint(budget * np.cumsum(epochs) / sum(epochs)).astype(int).tolist()
+    counts = [max(b - a, 1) for a, b in zip([0, *ends], ends, strict=False)]
+    longest = counts.index(max(counts))
+    counts[longest] = max(counts[longest] - (sum(counts) - budget), 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A row that trains nothing itself: a weighted mean of other rows' predictions.
+
+    Attributes:
+        name, title, source, published: as in `System`.
+        members: (name of a row, weight) each.
+    """
+
+    name: str
+    title: str
+    source: str
+    members: tuple[tuple[str, float], ...]
+    published: str = ""
