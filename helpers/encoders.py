@@ -92,6 +92,9 @@ def build_encoder(name, input_shape=(128, 128, 1), weights=None, **options):
         backbone = build(name, inputs, weights == "imagenet", **options)
         features = [backbone.get_layer(tap).output for tap in TAPS[name]]
     encoder = keras.Model(inputs, features, name=name)
+    for layer in encoder.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = MOMENTUM  # Keras' 0.99 lags behind a short training
     if weights not in (None, "imagenet"):
         weight_files.load_weights(encoder, weights, name == "inceptionresnetv2")
     return encoder

@@ -206,7 +206,7 @@ LOSSES = {
     ),
     "dice": DiceLoss,
     "bce+dice": lambda: WeightedSum([_bce(), DiceLoss(per_image=True)], [1.0, 1.0]),
-    "dice+bce/5": lambda: WeightedSum([DiceLoss(), _bce()], [1.0, 0.2]),
+    "dice+0.2bce": lambda: WeightedSum([DiceLoss(), _bce()], [1.0, 0.2]),
     "lovasz": LovaszHinge,
     "lovasz-elu": lambda: LovaszHinge(activation="elu"),
     "jain-mix": _jain_mix,

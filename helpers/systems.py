@@ -89,7 +89,7 @@ def _olsen(depth, published):
             gate=True,
         ),
         stages=(
-            Stage("dice+bce/5", 20, **plateau, stopping=20),
+            Stage("dice+0.2bce", 20, **plateau, stopping=20),
             Stage("lovasz-elu", 100, **plateau, stopping=100),
         ),
         augmentation=_OLSEN_AUGMENTATION,

@@ -155,3 +155,14 @@ def test_tiles_of_wrong_shape_are_refused(shape, message):
 
 def test_smaller_strides_take_smaller_tiles():
     assert build_encoder("seresnext50", (40, 8, 1), stem=1).outputs[-1].shape[2] == 1
+
+
+@pytest.mark.parametrize("name", ["scratch", "mobilenet", "inceptionresnetv2"])
+def test_averages_of_batch_norm_follow_a_short_training(name):
+    """With Keras' 0.99 the averages are still those of the start after 100 steps."""
+    norms = [
+        layer
+        for layer in built(name, 2).layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert norms and {layer.momentum for layer in norms} == {0.9}

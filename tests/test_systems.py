@@ -50,7 +50,7 @@ def test_ensembles_name_rows_and_weights_that_make_one():
 def test_table_has_a_line_for_every_row():
     table = systems.table()
     assert set(table.index) == NAMES
-    assert table.loc["olsen-seresnext50", "losses"] == "dice+bce/5, then lovasz-elu"
+    assert table.loc["olsen-seresnext50", "losses"] == "dice+0.2bce, then lovasz-elu"
     assert "zoom" not in table.loc["lavinama-unet", "augmentation"]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import (
+    callbacks,
     config,
     data,
     metrics,
@@ -248,9 +249,9 @@ def saved_but(name, instead):
     """`Model.save_weights`, but for files of this name."""
     save = keras.Model.save_weights
 
-    def saving(self, path, *args, **kwargs):
-        act = instead if name in str(path) else save
-        return act(self, path, *args, **kwargs)
+    def saving(self, filepath, *args, **kwargs):
+        act = instead if name in str(filepath) else save
+        return act(self, filepath, *args, **kwargs)
 
     return saving
 
@@ -286,7 +287,7 @@ GATED = replace(
     name="gated",
     network=systems.Network(filters=4, depth=2, dropout=0.2, gate=True, deep=True),
     stages=(
-        systems.Stage("dice+bce/5", 2, 1e-2, gate=0.1, deep=0.5, weight_decay=1e-4),
+        systems.Stage("dice+0.2bce", 2, 1e-2, gate=0.1, deep=0.5, weight_decay=1e-4),
         systems.Stage("lovasz-elu", 1, 1e-2, "plateau", gate=0.1, optimizer="rmsprop"),
     ),
     smallest=10,
@@ -327,7 +328,7 @@ def test_dropout_inside_a_framed_network_is_seeded_too(tiles, settings, monkeypa
     class Spy(training.EpochOrder):
         def on_epoch_begin(self, epoch, logs=None):
             super().on_epoch_begin(epoch, logs)
-            layers = training._all_layers(self.model)
+            layers = callbacks._all_layers(self.model)
             drop = next(x for x in layers if isinstance(x, keras.layers.Dropout))
             seeds.append(np.array(drop.seed_generator.state)[1])
 
