@@ -1,8 +1,9 @@
 """The registry: rows that build, budgets, and names."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 
-import keras
 import numpy as np
 import pytest
 
@@ -110,60 +111,47 @@ def test_without_borrowed_weights_nothing_is_frozen():
     assert systems.get("jain-vgg19").with_weights("a.h5").network.frozen
 
 
-@pytest.fixture(scope="module")
-def tiles():
-    made = synthetic.make_tiles(40, seed=5)
-    ids = np.array([f"{index:010x}" for index in range(40)])
-    return data.Tiles(ids, made.images, made.masks, made.depths)
-
-
 @EACH_ROW
-def test_row_trains_resumes_predicts_and_exports(system, tiles, tmp_path, monkeypatch):
-    """The whole way of each row, with small tiles and shallow ResNeXts."""
-    monkeypatch.setitem(resnet.BLOCKS, "seresnext50", (1, 1, 1, 1))
-    monkeypatch.setitem(resnet.BLOCKS, "seresnext101", (1, 1, 2, 1))
-    settings = config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
-    budget = config.Budget(4, size=32, tiles=16, batch_size=4)
-    small = system.within(budget).with_weights("none")
-    stages = [  # its own losses, optimiser and rule
-        replace(stage, epochs=cut.epochs, learning_rate=1e-3)
-        for stage, cut in zip(system.stages, small.stages, strict=True)
-    ]
-    system = replace(small, stages=tuple(stages))
-    begin = training.EpochOrder.on_epoch_begin
-
-    def off(self, epoch, logs=None):
-        begin(self, epoch, logs)
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.EpochOrder, "on_epoch_begin", off)
-        training.fit(system, tiles, 0, settings, verbose=0)
-    run = training.fit(system, tiles, 0, settings, verbose=0)
-    history = run.history()
-    assert list(history["epoch"]) == [0, 1, 2, 3]
-    longest = max(system.stages, key=lambda stage: stage.epochs)
-    first = sum(s.epochs for s in system.stages[: system.stages.index(longest)])
-    loss = history["loss"][first : first + longest.epochs]  # stages differ in theirs
-    assert len(loss) > 1 and loss.iloc[-1] < loss.iloc[0]
-    members = runs.find_members(settings, system.name)
-    probabilities = runs.predict(members, tiles.images[:3])
-    masks = inference.Rule()(probabilities)
-    path = tmp_path / "submission.csv"
-    assert submission.write_submission(path, tiles.ids[:3], masks).rows == 3
-    keras.backend.clear_session()  # memory for the next row
+def test_row_trains_resumes_predicts_and_exports(system, tmp_path):
+    """In a process of its own, which gives all its memory back."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(whole_way, system, tmp_path).result()
 
 
-def test_default_network_builds_from_its_row():
-    model = training.build_model(systems.get("salt-net"))
-    assert model.output_shape == (None, 128, 128, 1)
+def whole_way(system, folder):
+    """The whole way of a row, with small tiles and shallow ResNeXts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.BLOCKS, "seresnext50", (1, 1, 1, 1))
+        patch.setitem(resnet.BLOCKS, "seresnext101", (1, 1, 2, 1))
+        made = synthetic.make_tiles(40, seed=5)
+        ids = np.array([f"{index:010x}" for index in range(40)])
+        tiles = data.Tiles(ids, made.images, made.masks, made.depths)
+        settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
+        budget = config.Budget(4, size=32, tiles=16, batch_size=4)
+        small = system.within(budget).with_weights("none")
+        stages = [  # its own losses, optimiser and rule
+            replace(stage, epochs=cut.epochs, learning_rate=1e-3)
+            for stage, cut in zip(system.stages, small.stages, strict=True)
+        ]
+        system = replace(small, stages=tuple(stages))
+        begin = training.EpochOrder.on_epoch_begin
 
+        def off(self, epoch, logs=None):
+            begin(self, epoch, logs)
+            if epoch == 2:
+                raise KeyboardInterrupt
 
-def test_same_seed_same_weights_and_policy_is_put_back():
-    system = systems.get("lavinama-unet").within(config.Budget(1, size=32))
-    first, again, other = (
-        training.build_model(system, "float32", seed).get_weights()[0]
-        for seed in (1, 1, 2)
-    )
-    assert (first == again).all() and (first != other).any()
+        with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as cut:
+            cut.setattr(training.EpochOrder, "on_epoch_begin", off)
+            training.fit(system, tiles, 0, settings, verbose=0)
+        run = training.fit(system, tiles, 0, settings, verbose=0)
+        history = run.history()
+        assert list(history["epoch"]) == [0, 1, 2, 3]
+        longest = max(system.stages, key=lambda stage: stage.epochs)
+        first = sum(s.epochs for s in system.stages[: system.stages.index(longest)])
+        loss = history["loss"][first : first + longest.epochs]  # stages differ in it
+        assert len(loss) > 1 and loss.iloc[-1] < loss.iloc[0], list(loss)
+        members = runs.find_members(settings, system.name)
+        masks = inference.Rule()(runs.predict(members, tiles.images[:3]))
+        path = folder / "submission.csv"
+        assert submission.write_submission(path, tiles.ids[:3], masks).rows == 3
