@@ -12,6 +12,7 @@ import keras
 from keras import layers, ops
 
 from helpers.encoders import MOMENTUM, build_encoder, conv_block, stride_of
+from helpers.resnet import squeeze_excite
 
 
 def build_unet(
@@ -181,14 +182,8 @@ def scse_block(x, reduction=2, name=None):
 
     Source: Roy, Navab, Wachinger, 2018, https://arxiv.org/abs/1803.02579
     """
-    channels = x.shape[-1]
-    hidden = max(channels // reduction, 1)
-    which = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
-    which = layers.Conv2D(hidden, 1, activation="relu", name=f"{name}_squeeze")(which)
-    sigmoid = {"activation": "sigmoid"}
-    which = layers.Conv2D(channels, 1, **sigmoid, name=f"{name}_channel")(which)
-    where = layers.Conv2D(1, 1, **sigmoid, name=f"{name}_pixel")(x)
-    by_channel = layers.Multiply(name=f"{name}_by_channel")([x, which])
+    by_channel = squeeze_excite(x, reduction, name=f"{name}_channel")
+    where = layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_pixel")(x)
     by_pixel = layers.Multiply(name=f"{name}_by_pixel")([x, where])
     return layers.Add(name=f"{name}_add")([by_channel, by_pixel])
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from shapes import blobs, noise
 
+from helpers import systems
 from helpers.augmentation import Augmentation
 
 OFF = Augmentation(flip=0.0)
@@ -22,18 +24,6 @@ TONES = {
     "contrast": replace(OFF, contrast=0.3),
     "gamma": replace(OFF, gamma=0.5),
 }
-
-
-def blobs(count=16, size=101):
-    """One lopsided ellipse a tile."""
-    rng = np.random.default_rng(4)
-    row, col = np.mgrid[:size, :size] / size - 0.5
-    dy, dx = rng.uniform(-0.15, 0.15, (2, count, 1, 1))
-    return 4 * (row - dy) ** 2 + (col - dx) ** 2 + row * col < 0.05
-
-
-def noise(count=3, size=101):
-    return np.random.default_rng(5).integers(0, 256, (count, size, size), np.uint8)
 
 
 def augmented(augmentation, images, masks, seed=0):
@@ -174,23 +164,8 @@ CROP = replace(OFF, crop=50 / 101)
 BLUR = replace(OFF, blur=0.03)
 ELASTIC = replace(OFF, elastic=0.02)
 GRID = replace(OFF, grid=0.3)
-BRONZE = Augmentation(zoom=30 / 101, shift=15 / 101, rotation=2.5)
-OLSEN = Augmentation(
-    zoom=0.1,
-    shift=0.0625,
-    rotation=45.0,
-    brightness=0.2,
-    gamma=0.25,
-    crop=50 / 101,
-    blur=0.02,
-    elastic=0.02,
-    grid=0.3,
-    probability=0.8,
-    one_of=(
-        ("zoom+shift+rotation", "crop", "elastic"),
-        ("grid", "brightness", "gamma", "blur"),
-    ),
-)
+BRONZE = systems.get("bronze-inceptionresnet").augmentation
+OLSEN = systems.get("olsen-seresnext50").augmentation
 ALL = replace(OLSEN, shear=0.1, contrast=0.2, probability=1.0, one_of=())
 NEW = {"crop": CROP, "blur": BLUR, "elastic": ELASTIC, "grid": GRID}
 ROWS = {**NEW, "bronze": BRONZE, "Olsen": OLSEN, "all": ALL}

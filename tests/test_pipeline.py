@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shapes import blobs, noise
 
 from helpers.augmentation import Augmentation
 from helpers.metrics import mean_precision
@@ -11,18 +12,6 @@ from helpers.pipeline import Frame, TileBatches
 
 OFF = Augmentation(flip=0.0)
 EVERYTHING = Augmentation(0.5, zoom=0.2, shift=0.1, rotation=10.0, shear=0.1)
-
-
-def blobs(count=16, size=101):
-    """One lopsided ellipse a tile."""
-    rng = np.random.default_rng(4)
-    row, col = np.mgrid[:size, :size] / size - 0.5
-    dy, dx = rng.uniform(-0.15, 0.15, (2, count, 1, 1))
-    return 4 * (row - dy) ** 2 + (col - dx) ** 2 + row * col < 0.05
-
-
-def noise(count=3, size=101):
-    return np.random.default_rng(5).integers(0, 256, (count, size, size), np.uint8)
 
 
 # --- frames

@@ -195,7 +195,8 @@ def test_scse_adds_what_two_gates_let_through():
     def sigmoid(values):
         return 1 / (1 + np.exp(-values))
 
-    (squeeze, bias), (channel, channel_bias) = weights["squeeze"], weights["channel"]
+    squeeze, bias = weights["channel_fc1"]
+    channel, channel_bias = weights["channel_fc2"]
     hidden = np.maximum(x.mean(axis=(1, 2)) @ squeeze[0, 0] + bias, 0)
     which = sigmoid(hidden @ channel[0, 0] + channel_bias)[:, None, None]
     pixel, pixel_bias = weights["pixel"]

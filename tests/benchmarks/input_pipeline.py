@@ -11,26 +11,12 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from helpers import systems
 from helpers.augmentation import Augmentation
 from helpers.pipeline import Frame, TileBatches
 
 FULL = Augmentation(0.5, 0.1, 0.1, 5.0, 0.1, 0.1, 0.1, 0.1)
-OLSEN = Augmentation(
-    zoom=0.1,
-    shift=0.0625,
-    rotation=45.0,
-    brightness=0.2,
-    gamma=0.25,
-    crop=50 / 101,
-    blur=0.02,
-    elastic=0.02,
-    grid=0.3,
-    probability=0.8,
-    one_of=(
-        ("zoom+shift+rotation", "crop", "elastic"),
-        ("grid", "brightness", "gamma", "blur"),
-    ),
-)
+OLSEN = systems.get("olsen-seresnext50").augmentation
 BENT = replace(FULL, elastic=0.02, grid=0.3, crop=50 / 101, blur=0.02)
 
 
