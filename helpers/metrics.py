@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from helpers.config import TILE
-from helpers.pipeline import Frame
+from helpers.pipeline import Frame, resize
 from helpers.rle import as_mask
 
 STEPS = np.arange(10, 20)  # thresholds in twentieths: 10/20 = 0.50 ... 19/20 = 0.95
@@ -114,7 +114,7 @@ class _TileMean(keras.metrics.Metric):
         """Add a batch: labels in {0, 1} and logits, (batch, height, width, 1)."""
         truth, guess = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
         if self.frame is not None and self.frame.mode == "resize":
-            truth, guess = self.native(truth), self.native(ops.sigmoid(guess)) - 0.5
+            truth, guess = resize(truth, TILE), resize(ops.sigmoid(guess), TILE) - 0.5
         truth, guess = truth > 0.5, guess > 0
         if self.frame is not None and self.frame.mode == "pad":
             inside = self.frame.inside
@@ -124,16 +124,6 @@ class _TileMean(keras.metrics.Metric):
         values = ops.where(union == 0, 1.0, self.per_tile(both, union))
         self.total.assign_add(ops.sum(values))
         self.count.assign_add(ops.cast(ops.shape(values)[0], "float32"))
-
-    def native(self, tiles):
-        """Tiles of the network's size, resized as `Frame.to_native` does."""
-        return ops.image.resize(
-            tiles,
-            (TILE, TILE),
-            interpolation="bilinear",
-            antialias=self.frame.size > TILE,
-            data_format="channels_last",
-        )
 
     def get_config(self):
         frame = self.frame and asdict(self.frame)

@@ -85,19 +85,20 @@ def _resize(images, size):
     """(n, h, w) -> float32 (n, size, size), bilinear, smoothed when it shrinks."""
     if not len(images):
         return np.zeros((0, size, size), np.float32)
-    parts = [
-        ops.convert_to_numpy(
-            ops.image.resize(
-                np.asarray(images[i : i + 256], np.float32)[..., None],
-                (size, size),
-                interpolation="bilinear",
-                antialias=size < images.shape[1],
-                data_format="channels_last",
-            )
-        )[..., 0]
-        for i in range(0, len(images), 256)
-    ]
-    return np.concatenate(parts)
+    images = np.asarray(images, np.float32)[..., None]
+    parts = [resize(images[i : i + 256], size) for i in range(0, len(images), 256)]
+    return np.concatenate([ops.convert_to_numpy(part)[..., 0] for part in parts])
+
+
+def resize(tiles, size):
+    """Tensor (n, h, w, 1) -> (n, size, size, 1), as `Frame` resizes."""
+    return ops.image.resize(
+        tiles,
+        (size, size),
+        interpolation="bilinear",
+        antialias=size < tiles.shape[1],
+        data_format="channels_last",
+    )
 
 
 class TileBatches(keras.utils.PyDataset):
