@@ -16,12 +16,14 @@ from helpers.config import PROFILES, ROOT, SYNTHETIC, Settings
 from helpers.files import DataError, write_beside
 from helpers.machine import load_keras
 
+STOPPED = 130  # exit status of a program that was asked to stop
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def main(arguments=None):
     """Read the options and act. Returns the exit status: 0, or 1 for a failure.
 
+    A training that was asked to stop gives 130, and the same command goes on with it.
     Wrong options end the program with a message and exit status 2.
     """
     parser = _parser()
@@ -42,6 +44,9 @@ def main(arguments=None):
     except (DataError, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as stop:  # `training.Stopped` says what was kept
+        print(f"stopped {stop}", file=sys.stderr)
+        return STOPPED
 
 
 def _parser():
@@ -133,6 +138,7 @@ def _train(names, options, settings):
         system = systems.get(name).within(budget)
         if options.weights is not None:
             system = system.with_weights(options.weights)
+        training.estimate([system], tiles, settings, options.fold)
         run = training.fit(system, tiles, options.fold, settings)
         print(f"{run.name}: score {run.score:.4f}, kept in {run.folder}")
     return 0

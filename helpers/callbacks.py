@@ -6,12 +6,13 @@ is told of those before the interruption.
 """
 
 import math
+import signal
+import threading
 import time
+from importlib.util import find_spec
 
 import keras
 import pandas as pd
-
-WARM_UP = 100  # steps in which the first learning rate rises from zero
 
 
 class EpochOrder(keras.callbacks.Callback):
@@ -32,16 +33,16 @@ class EpochOrder(keras.callbacks.Callback):
         """Draw the order of the epoch that begins, and seed every dropout layer."""
         self.began = time.perf_counter()
         self.batches.start_epoch(epoch)
-        for number, layer in enumerate(_all_layers(self.model)):
+        for number, layer in enumerate(all_layers(self.model)):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 seed = self.batches.seed + number
                 layer.seed_generator.state.assign([seed, epoch])
 
 
-def _all_layers(model):
-    """The layers of a model, and those of models inside it."""
+def all_layers(model):
+    """The layers of a model, and those of models inside it, one after the other."""
     for layer in model.layers:
-        yield from _all_layers(layer) if isinstance(layer, keras.Model) else [layer]
+        yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 class ShortNames(keras.callbacks.Callback):
@@ -65,48 +66,51 @@ class Replay(keras.callbacks.Callback):
 
     Args:
         callbacks: the callbacks, which come before this one in the list.
-        history: path of the run's `history.csv`.
-        first: number of the stage's first epoch.
+        history: what the stage's finished epochs have measured, a dict each.
     """
 
-    def __init__(self, callbacks, history, first):
+    def __init__(self, callbacks, history):
         super().__init__()
-        self.callbacks, self.history, self.first = callbacks, history, first
+        self.callbacks, self.history = callbacks, history
 
     def on_train_begin(self, logs=None):
         """Live through the stage's finished epochs once more."""
-        table = pd.read_csv(self.history) if self.history.exists() else pd.DataFrame()
-        for row in table.to_dict("records"):
-            if row["epoch"] >= self.first:
-                for callback in self.callbacks:
-                    callback.on_epoch_end(int(row["epoch"]), dict(row))
+        for row in self.history:
+            for callback in self.callbacks:
+                callback.on_epoch_end(row["epoch"], dict(row))
 
 
 class CosineRate(keras.callbacks.Callback):
     """Learning rate along half a cosine, from its peak to zero, step by step.
 
-    It follows from the step's number alone, so it goes on where it was interrupted.
+    With restarts it goes that way several times. It follows from the step's number
+    alone, so it goes on where it was interrupted.
 
     Args:
-        peak: the highest rate.
+        stage: a `recipe.Stage`.
         first: number of the stage's first epoch.
-        epochs: of the stage.
         steps: in an epoch.
 
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983
     """
 
-    def __init__(self, peak, first, epochs, steps):
+    def __init__(self, stage, first, steps):
         super().__init__()
-        self.peak, self.first, self.epochs, self.steps = peak, first, epochs, steps
+        self.stage, self.first, self.steps = stage, first, steps
 
     def rate(self, epoch, step):
-        """Rate of a step; the very first steps of a training warm up linearly."""
-        done = (epoch - self.first) * self.steps + step
-        total = self.epochs * self.steps
-        warm_up = min(WARM_UP, total // 4)
-        rise = (done + 1) / warm_up if self.first == 0 and done < warm_up else 1.0
-        return self.peak * rise * (1 + math.cos(math.pi * done / total)) / 2
+        """Rate of a step; the very first steps of the stage warm up linearly."""
+        begin = 0
+        for end in self.stage.cycles:
+            if self.first + end > epoch:
+                break
+            begin = end
+        done = (epoch - self.first - begin) * self.steps + step
+        total = (end - begin) * self.steps
+        warm_up = min(self.stage.warm_up, total // 4)
+        rise = (done + 1) / warm_up if begin == 0 and done < warm_up else 1.0
+        peak = self.stage.learning_rate
+        return peak * rise * (1 + math.cos(math.pi * done / total)) / 2
 
     def on_epoch_begin(self, epoch, logs=None):
         """Remember the epoch."""
@@ -119,3 +123,101 @@ class CosineRate(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Enter the last rate into the history."""
         logs["learning_rate"] = self.rate(epoch, self.steps - 1)
+
+
+class StopAfterEpoch(keras.callbacks.Callback):
+    """Ends a training after the current epoch when somebody asks for it.
+
+    Ctrl-C, a notebook's stop button and the signal by which a cluster takes its machine
+    back all ask; asked a second time, the training stops at once. Nothing is lost but,
+    in the second case, the epoch that was begun.
+
+    Use it as a context manager around `fit`.
+
+    Attributes:
+        asked: whether it was.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        super().__init__()
+        self.asked = False
+
+    def __enter__(self):
+        """Answer signals, in the main thread: Python gives them to no other."""
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self.before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        """Leave the signals as they were found."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this epoch (ask again to stop at once)", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Stop, if asked to."""
+        if self.asked:
+            self.model.stop_training = True
+
+
+class TimeLeft(keras.callbacks.Callback):
+    """Says after every epoch how long the rest will take, in one line.
+
+    Args:
+        epochs: of the whole training, all stages together.
+    """
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Take the epoch's time for that of each to come (see `EpochOrder`)."""
+        left = self.epochs - epoch - 1
+        if left:
+            print(f"{left} epochs left, {duration(left * logs['seconds'])}", flush=True)
+
+
+class Show(keras.callbacks.Callback):
+    """Hands the history so far to a function after every epoch, to be drawn.
+
+    Args:
+        history: path of the run's `history.csv`.
+        show: function of a DataFrame.
+    """
+
+    def __init__(self, history, show):
+        super().__init__()
+        self.history, self.show = history, show
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Read what `SaveState`, which comes before, has written."""
+        self.show(pd.read_csv(self.history))
+
+
+def tensorboard(folder):
+    """A list with Keras' callback for TensorBoard, empty where that is not installed.
+
+    Look at it with `tensorboard --logdir outputs/tensorboard`.
+    """
+    if keras.backend.backend() != "tensorflow" or not find_spec("tensorboard"):
+        return []
+    return [keras.callbacks.TensorBoard(folder, write_graph=False)]
+
+
+def duration(seconds):
+    """`"40 seconds"`, `"7 minutes"` or `"3.5 hours"`: str for people."""
+    if seconds < 100:
+        return f"{round(seconds)} seconds"
+    if seconds < 6000:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"

@@ -4,6 +4,7 @@
 |---|---|---|
 | `SALT_DATA_DIR` | `--data-dir` | folder or bundle zip of the data, or `synthetic` |
 | `SALT_OUTPUT_DIR` | `--output-dir` | for runs and submissions, default `outputs` |
+| `SALT_COPY_DIR` | | a folder on another disk where runs are copied to |
 | `SALT_PROFILE` | `--profile` | `smoke`, `quick` or `full` |
 """
 
@@ -102,6 +103,8 @@ class Settings:
         output_dir: folder for runs, caches and submissions.
         profile: sizes and epochs.
         seed: of folds, weights, augmentation and synthetic tiles.
+        copy_dir: folder on another disk, such as a mounted Drive, to which runs are
+            copied after every epoch and from which they are brought back; or `None`.
         reasons: why this data and this profile, for `describe`.
     """
 
@@ -109,6 +112,7 @@ class Settings:
     output_dir: Path
     profile: Profile
     seed: int = 2018
+    copy_dir: Path | None = None
     reasons: tuple[str, str] = ("given", "given")
 
     @classmethod
@@ -127,7 +131,8 @@ class Settings:
             for real data with an accelerator, else `quick`.
 
         Raises:
-            ValueError: for an unknown profile or a data folder that does not exist.
+            ValueError: for an unknown profile, or a folder that does not exist where
+                data or copies should be.
         """
         env = os.environ if env is None else env
         data, data_reason = _choose_data(env.get("SALT_DATA_DIR", ""))
@@ -137,6 +142,7 @@ class Settings:
             data=data,
             output_dir=ROOT / Path(output).expanduser(),
             profile=PROFILES[profile],
+            copy_dir=_choose_copy(env.get("SALT_COPY_DIR", "").strip()),
             reasons=(data_reason, profile_reason),
         )
 
@@ -156,11 +162,12 @@ class Settings:
         return self.output_dir / "runs"
 
     def describe(self):
-        """Three lines for people: data, profile, output, and why."""
+        """A few lines for people: data, profile, output, and why."""
+        copied = f", copied to {_shown(self.copy_dir)}" if self.copy_dir else ""
         return (
             f"data:    {_shown(self.data)} ({self.reasons[0]})\n"
             f"profile: {self.profile.name} ({self.reasons[1]})\n"
-            f"output:  {_shown(self.output_dir)}"
+            f"output:  {_shown(self.output_dir)}{copied}"
         )
 
 
@@ -197,6 +204,18 @@ def _choose_data(wanted):
         if folder.is_dir():
             return folder, "Kaggle's input folder"
     return SYNTHETIC, "no competition data found: built-in synthetic geology"
+
+
+def _choose_copy(wanted):
+    if not wanted:
+        return None
+    folder = ROOT / Path(wanted).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"SALT_COPY_DIR: there is no folder {folder}; mount the disk and make it, "
+            "or leave the variable empty"
+        )
+    return folder.resolve()
 
 
 def _choose_profile(wanted, data):

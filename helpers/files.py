@@ -58,6 +58,12 @@ def write_beside(path):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def sweep(folder):
+    """Remove what a killed process has left of `write_beside` directly in a folder."""
+    for path in Path(folder).glob(".*-????????"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class File:
     """A file somewhere: where it is (for messages), a fingerprint, and its bytes."""

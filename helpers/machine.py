@@ -10,6 +10,8 @@ POLITE = {  # less noise, and memory of the accelerator is left for other proces
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
+JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # set where several machines train together
+_joined = []
 
 
 def load_keras():
@@ -23,19 +25,26 @@ def load_keras():
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with quiet():
         import keras
+    if JOB in os.environ and not _joined:
+        keras.distribution.initialize()  # reads the addresses itself
+        _joined.append(True)
     return keras
 
 
-def accelerator():
-    """Name of the first GPU or TPU that Keras' backend sees, or `""`."""
+def accelerators():
+    """Names of all GPUs or TPUs that Keras' backend sees: list of str."""
     keras = load_keras()
     if keras.backend.backend() == "torch":  # which Keras cannot ask
         import torch
 
-        return "gpu:0" if torch.cuda.is_available() else ""
+        return [f"gpu:{number}" for number in range(torch.cuda.device_count())]
     devices = keras.distribution.list_devices()
-    others = [device for device in devices if not device.lower().startswith("cpu")]
-    return others[0] if others else ""
+    return [device for device in devices if not device.lower().startswith("cpu")]
+
+
+def accelerator():
+    """Name of the first of them, or `""`."""
+    return next(iter(accelerators()), "")
 
 
 def choose_precision(system):
@@ -46,16 +55,49 @@ def choose_precision(system):
     Returns:
         `(policy, reason)`: the name of a Keras dtype policy, and words for people.
     """
-    device = accelerator()
-    if device.lower().startswith("gpu"):
-        return "mixed_float16", "a GPU computes twice as fast with 16 bits"
+    device = accelerator().lower()
+    if device.startswith("tpu"):
+        return "mixed_bfloat16", "made for TPUs"
     if device:
-        return "mixed_bfloat16", f"made for {device}"
+        return _precision_on_gpu(compute_capability())
     if system.network.encoder not in GAIN_ON_CPU:
         return "float32", "no gain from 16 bits with this encoder on a CPU"
     if load_keras().backend.backend() == "tensorflow" and _cpu_flags() & BFLOAT16_FLAGS:
         return "mixed_bfloat16", "this CPU multiplies bfloat16 natively"
     return "float32", "this CPU has no fast 16-bit arithmetic"
+
+
+def _precision_on_gpu(capability):
+    """The rule for NVIDIA's generations, by their compute capability."""
+    if capability is None:
+        return "float32", "a GPU of unknown make"
+    if capability >= (8, 0):  # Ampere, A100 and later
+        return "mixed_bfloat16", "tensor cores, and the range of float32 in 16 bits"
+    if capability >= (7, 0):  # Volta and Turing: V100, T4
+        return "mixed_float16", "tensor cores; the loss is scaled to save gradients"
+    return "float32", "a GPU without tensor cores gains nothing from 16 bits"
+
+
+def compute_capability():
+    """NVIDIA's number of the first GPU's generation: (7, 5) is a T4; `None` elsewhere.
+
+    Source: https://developer.nvidia.com/cuda-gpus
+    """
+    backend = load_keras().backend.backend()
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.get_device_capability()
+    if backend == "jax":
+        import jax
+
+        number = getattr(jax.devices()[0], "compute_capability", None)
+        return number and tuple(int(part) for part in str(number).split("."))
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return details.get("compute_capability")
 
 
 GAIN_ON_CPU = ("scratch", "seresnext50", "seresnext101")  # measured
@@ -84,8 +126,11 @@ def precision(policy):
 
 
 def jit_compile():
-    """XLA compiles for accelerators; TensorFlow's own CPU kernels are faster."""
-    if load_keras().backend.backend() == "tensorflow" and not accelerator():
+    """XLA compiles for one accelerator; TensorFlow's own CPU kernels are faster.
+
+    Nor does it compile what several devices tell each other within a step.
+    """
+    if load_keras().backend.backend() == "tensorflow" and len(accelerators()) != 1:
         return False
     return "auto"
 

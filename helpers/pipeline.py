@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from helpers.config import TILE
+from helpers.devices import Share
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class TileBatches(keras.utils.PyDataset):
         seed: integer.
         outputs: names of the network's outputs, if it has several: `"gate"` is given
             whether a tile has salt, every other one the mask.
+        share: a `devices.Share`, where several devices divide each batch: tiles beyond
+            what they can divide evenly are left out of the epoch.
     """
 
     def __init__(
@@ -127,10 +130,12 @@ class TileBatches(keras.utils.PyDataset):
         augmentation=None,
         seed=0,
         outputs=(),
+        share=None,
     ):
         super().__init__()
         self.images, self.masks = frame.to_network(images), frame.to_network(masks)
-        self.batch_size = batch_size
+        self.share = share or Share()
+        self.batch_size = max(self.share.whole(batch_size), self.share.devices)
         self.augmentation = augmentation
         self.seed = seed
         self.outputs = outputs
@@ -138,7 +143,7 @@ class TileBatches(keras.utils.PyDataset):
 
     def __len__(self):
         """Batches an epoch."""
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.order) // self.batch_size)
 
     def start_epoch(self, epoch):
         """Draw the order of that epoch."""
@@ -146,6 +151,7 @@ class TileBatches(keras.utils.PyDataset):
         self.order = np.arange(len(self.images))
         if self.augmentation is not None:
             np.random.default_rng((self.seed, epoch)).shuffle(self.order)
+        self.order = self.order[: self.share.whole(len(self.order))]
 
     def __getitem__(self, index):
         """Batch `index`: images and masks, float32, (batch, size, size, 1).
@@ -162,7 +168,7 @@ class TileBatches(keras.utils.PyDataset):
         else:
             rng = np.random.default_rng((self.seed, self.epoch, 1 + index))
             images, masks = self.augmentation(images, masks, rng)
-        images, masks = images[..., None], masks[..., None]
+        images, masks = (self.share.part(x)[..., None] for x in (images, masks))
         if not self.outputs:
             return images, masks
         targets = dict.fromkeys(self.outputs, masks)

@@ -6,6 +6,7 @@ orange (light), salt that was found grey, and the rest white.
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
@@ -147,6 +148,25 @@ def show_curves(histories, columns=("loss", "score")):
         )
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
     return figure
+
+
+def live_curves(columns=("loss", "score")):
+    """Learning curves that grow while a training runs: for `training.fit(show=...)`.
+
+    Args:
+        columns: see `show_curves`.
+
+    Returns:
+        A function of a history; called again, it draws in place of its last drawing.
+    """
+    handle = display(display_id=True)
+
+    def show(history):
+        figure = show_curves({"now": history}, columns)
+        handle.update(figure)
+        plt.close(figure)
+
+    return show
 
 
 def show_rules(masks, probabilities, smallest=(0, 50, 100, 200)):

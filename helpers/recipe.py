@@ -49,15 +49,23 @@ class Stage:
         loss: of the mask, a name in `losses.LOSSES`.
         epochs: at most so many.
         learning_rate: at the start.
-        schedule: `"cosine"` falls to zero over the stage, warming up over the first
-            hundred steps of the training, and keeps the last weights;
+        schedule: `"cosine"` falls to zero over the stage and keeps the last weights;
             `"plateau"` multiplies the rate by `factor` after `patience` epochs without
             gain in the score, but not below `floor`, stops after `stopping` such
             epochs and keeps the best weights.
+        warm_up: steps over which the rate of a cosine rises from zero at first.
+        restarts: how often a cosine starts again from `learning_rate`. The weights
+            before each restart are kept, and their networks predict together with
+            the last one ("snapshots", Huang et al. 2017, arXiv:1704.00109).
         patience, factor, stopping, floor: of the plateau schedule.
-        optimizer: `"adam"` or `"rmsprop"`.
+        optimizer: `"adam"`, `"adamw"` (Adam with a `weight_decay`), `"rmsprop"`, or
+            `"sgd"` (Nesterov's momentum of 0.9).
         weight_decay: share of every weight that a step takes away, times the learning
             rate (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        clip: longest gradient, all weights together (its norm is cut to this); 0: any.
+        average: share of the old value when each step adds the weights to a running
+            mean, such as 0.999, which then takes their place (Polyak and Juditsky 1992,
+            https://doi.org/10.1137/0330046); 0: no mean.
         gate: weight of the gate's cross-entropy, in a network that has a gate.
         deep: weight of `loss` on every further mask of a deeply supervised network.
     """
@@ -66,14 +74,24 @@ class Stage:
     epochs: int
     learning_rate: float = 1e-3
     schedule: str = "cosine"
+    warm_up: int = 100
+    restarts: int = 0
     patience: int = 5
     factor: float = 0.1
     stopping: int = 10
     floor: float = 0.0
     optimizer: str = "adam"
     weight_decay: float = 0.0
+    clip: float = 0.0
+    average: float = 0.0
     gate: float = 0.0
     deep: float = 0.0
+
+    @property
+    def cycles(self):
+        """How many epochs are done at the end of each cycle of the cosine: tuple."""
+        count = min(self.restarts + 1, self.epochs)
+        return tuple(round(self.epochs * (i + 1) / count) for i in range(count))
 
 
 @dataclass(frozen=True)

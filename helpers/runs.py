@@ -7,6 +7,7 @@ A run `runs/<system>/fold-<k>/` holds
 | `config.json` | the system's row, fold, seed, precision, versions, score |
 | `history.csv` | a row per epoch: loss, score, IoU, learning rate |
 | `model.keras` | the network with the weights that were kept |
+| `snapshot-<epoch>.keras` | it before each restart of the learning rate, if any |
 | `validation.npz` | ids and probabilities (uint8, 255 is 1) of the fold's tiles |
 
 Notebooks, ensembles and comparisons read runs; none needs another's memory.
@@ -80,6 +81,11 @@ class Run:
         """The trained Keras model."""
         return keras.models.load_model(self.folder / "model.keras", compile=False)
 
+    def models(self):
+        """That model, and those kept before each restart of the learning rate: list."""
+        files = [self.folder / "model.keras", *self.folder.glob("snapshot-*.keras")]
+        return [keras.models.load_model(file, compile=False) for file in sorted(files)]
+
     def validation(self):
         """`(ids, probabilities)` of the fold's tiles: str (n,), float32 (n, 101, 101).
 
@@ -91,13 +97,10 @@ class Run:
     def predict(self, images, progress=None):
         """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
         system = self.config["system"]
-        return inference.predict(
-            self.model(),
-            images,
-            self.frame,
-            system["flips"],
-            2 * system["batch_size"],
-            progress,
+        batch_size = 2 * system["batch_size"]
+        how = self.frame, system["flips"], batch_size, progress
+        return inference.ensemble(
+            [inference.predict(model, images, *how) for model in self.models()]
         )
 
 
@@ -188,7 +191,7 @@ def out_of_fold(members, tiles):
     return tiles.take(chosen), mean[chosen] / sum(members.values())
 
 
-VERSION = 3  # of what a run holds; raised when older runs cannot be read any more
+VERSION = 4  # of what a run holds; raised when older runs cannot be read any more
 PLAN = (
     "version",
     "system",

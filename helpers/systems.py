@@ -125,7 +125,7 @@ _ALL = (
         network=Network(filters=16, depth=4, blocks=2, stem=2, residual=True),
         stages=(
             Stage("bce+dice", 120, 1e-3),
-            Stage("lovasz-elu", 80, 5e-4),
+            Stage("lovasz-elu", 80, 5e-4, warm_up=0),
         ),
         augmentation=Augmentation(
             zoom=0.1, shift=0.06, brightness=0.08, contrast=0.1, gamma=0.1

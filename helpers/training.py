@@ -4,33 +4,43 @@ import json
 import shutil
 import time
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
-from helpers import inference, losses
-from helpers.callbacks import CosineRate, EpochOrder, Replay, ShortNames
+from helpers import devices, inference, losses, stages
+from helpers.callbacks import EpochOrder, Show, TimeLeft, duration, tensorboard
+from helpers.checkpoints import (
+    Checkpoints,
+    Copy,
+    bring_back,
+    keep_copy,
+)
 from helpers.data import make_folds
 from helpers.files import write_beside
-from helpers.machine import choose_precision, jit_compile, precision
-from helpers.metrics import CompetitionScore, MeanTileIoU, precision_per_image
+from helpers.machine import choose_precision, precision
+from helpers.measure import seconds_per_tile
+from helpers.metrics import precision_per_image
 from helpers.pipeline import TileBatches
 from helpers.runs import PLAN, VERSION, Run, find_runs
+from helpers.stages import Stopped
 from helpers.unet import build_unet
 
-__all__ = ["EpochOrder", "build_model", "find_runs", "fit"]
+__all__ = ["EpochOrder", "Stopped", "build_model", "estimate", "find_runs", "fit"]
 
-OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
+CAN_GO_ON = ("begun", "finished")  # with a run in such a state
 WATCHED_SHARE = 0.1  # of the training tiles, to choose the epoch of a plateau stage
 
 
-def fit(system, tiles, fold, settings, verbose=1):
+def fit(system, tiles, fold, settings, verbose=1, show=None):
     """Train a system on all folds but one, or read the run if it is there already.
 
     Interrupted and started again with the same arguments, the training goes on after
-    its last finished epoch.
+    its last finished epoch, however it was interrupted. Ctrl-C, a notebook's stop
+    button and SIGTERM let it finish the current epoch first.
 
     Args:
         system: a row of `systems.SYSTEMS`, usually cut by `within(budget)`.
@@ -39,6 +49,8 @@ def fit(system, tiles, fold, settings, verbose=1):
             predicted at the end.
         settings: `config.Settings`: output folder and seed.
         verbose: Keras' progress bar: 0 none, 1 moving, 2 a line per epoch.
+        show: called after every epoch with the history so far, a DataFrame; for
+            example `plotting.live_curves()`.
 
     Returns:
         `Run`.
@@ -47,6 +59,7 @@ def fit(system, tiles, fold, settings, verbose=1):
         ValueError: for a fold that does not exist, or wrong options of the network.
         OSError: if ImageNet weights cannot be downloaded.
         FloatingPointError: if the loss is not a number any more.
+        Stopped: if somebody has asked for it.
     """
     folds = make_folds(tiles, system.folds, settings.seed, system.stratify)
     if not 0 <= fold <= folds.max():
@@ -54,44 +67,92 @@ def fit(system, tiles, fold, settings, verbose=1):
     _check(system)
     policy, reason = choose_precision(system)
     plan = _plan(system, tiles, fold, settings, policy)
-    folder = settings.runs_dir / system.name / f"fold-{fold}"
-    found = _found(folder, plan)
-    if found == "finished":
+    folder, copy = _places(system, fold, settings)
+    if copy and not folder.exists() and _found(copy.folder, plan) in CAN_GO_ON:
+        bring_back(copy, folder)
+    if _found(folder, plan) == "finished":
         print(f"{system.name}, fold {fold}: trained before, read from its run")
         return Run(folder)
     held_out = tiles.take(folds == fold)
     rest = _without_specks(tiles.take(folds != fold), system.smallest)
-    model = build_model(system, policy, settings.seed + fold)
-    if found == "another":  # only now that nothing is wrong with this one
-        _move_aside(folder)
-    print(f"{system.name}, fold {fold}: {system.epochs} epochs in {policy} ({reason})")
-    _train(model, system, rest, held_out, folder, plan, verbose)
-    probabilities = inference.predict(
-        model, held_out.images, system.frame, system.flips, 2 * system.batch_size
-    )
-    scores = precision_per_image(held_out.masks, probabilities > 0.5)
-    _keep(model, held_out.ids, probabilities, folder)
-    result = {
-        "score": float(scores.mean()),
-        "interval": inference.interval(scores),
-        "parameters": model.count_params(),
-        "minutes": round(pd.read_csv(folder / "history.csv")["seconds"].sum() / 60, 2),
-        "backend": keras.backend.backend(),
-        "keras": keras.__version__,
-    }
-    with write_beside(folder / "config.json") as beside:  # last: now it is finished
-        beside.write_text(json.dumps({**plan, **result}, indent=1))
-    shutil.rmtree(folder / "work")
+    told = [TimeLeft(system.epochs)] if verbose == 1 else []
+    told += [Show(folder / "history.csv", show)] if show else []
+    told += tensorboard(settings.output_dir / "tensorboard" / system.name / folder.name)
+    with devices.spread() as share:
+        model = build_model(system, policy, settings.seed + fold)
+        print(
+            f"{system.name}, fold {fold}: {system.epochs} epochs in {policy} ({reason})"
+            + f", {share.devices} devices" * (share.devices > 1)
+        )
+        checkpoints = _begin(folder, copy, plan)
+        rest, watched = _watched(system, rest, held_out, settings.seed + fold)
+        data = _batches(system, rest, watched, model, settings.seed + fold, share)
+        with devices.synchronised(model, share):
+            stages.train(model, system, data, checkpoints, told, policy, verbose)
+        _keep(model, checkpoints.state.snapshots(), folder)
+    plan["parameters"] = model.count_params()
+    _examine(system, held_out, checkpoints, plan)
     return Run(folder)
+
+
+def estimate(planned, tiles, settings, fold=0):
+    """Say in one line how long some trainings will take on this machine.
+
+    One prediction with each network is timed; learning from a tile takes about three
+    times as long, since the gradient goes the way back twice: for the layers' inputs,
+    and for their weights. Trainings that are finished take no time.
+
+    Args:
+        planned: the systems to be trained.
+        tiles, settings, fold: as for `fit`.
+
+    Returns:
+        float, seconds.
+    """
+    planned = [x for x in planned if not _is_finished(x, tiles, settings, fold)]
+    if not planned:
+        print("nothing to train: the runs are there")
+        return 0.0
+    total, known = 0.0, {}
+    for system in planned:
+        network = replace(system.network, weights=None, frozen=())
+        key = network, system.frame.size
+        if key not in known:
+            plain = replace(system, network=network)
+            model = build_model(plain, choose_precision(system)[0])
+            known[key] = seconds_per_tile(model, min(system.batch_size, 8))
+        share = round(len(tiles) * (1 - 1 / system.folds))
+        count = min(system.tiles or share, share)
+        total += 3 * known[key] * count * system.epochs
+    trainings = f"{len(planned)} trainings" if len(planned) > 1 else planned[0].name
+    print(f"{trainings}: about {duration(total)} on this machine", flush=True)
+    return total
+
+
+def _is_finished(system, tiles, settings, fold):
+    policy, _ = choose_precision(system)
+    folder, _ = _places(system, fold, settings)
+    return _found(folder, _plan(system, tiles, fold, settings, policy)) == "finished"
+
+
+def _places(system, fold, settings):
+    """The folder of a run, and the `Copy` of it or `None`."""
+    where = Path("runs", system.name, f"fold-{fold}")
+    number, _ = devices.processes()
+    if number:  # of several machines the first one keeps the run
+        return settings.output_dir / f"machine-{number}" / where, None
+    copies = settings.copy_dir
+    return settings.output_dir / where, copies and Copy(copies, copies / where)
 
 
 def _plan(system, tiles, fold, settings, policy):
     """Everything that decides how a run comes out, as it is written into it."""
-    stages = system.stages
     plan = {
         "version": VERSION,
         "system": asdict(system),
-        "losses": [keras.losses.serialize(losses.get(stage.loss)) for stage in stages],
+        "losses": [
+            keras.losses.serialize(losses.get(stage.loss)) for stage in system.stages
+        ],
         "fold": int(fold),
         "seed": settings.seed,
         "profile": settings.profile.name,
@@ -107,8 +168,8 @@ def _check(system):
     for stage in system.stages:
         if stage.schedule not in ("cosine", "plateau"):
             raise ValueError(f"schedule is 'cosine' or 'plateau': {stage.schedule!r}")
-        if stage.optimizer not in OPTIMIZERS:
-            known = ", ".join(OPTIMIZERS)
+        if stage.optimizer not in stages.OPTIMIZERS:
+            known = ", ".join(stages.OPTIMIZERS)
             raise ValueError(f"unknown optimizer {stage.optimizer!r}: one of {known}")
         for part in ("gate", "deep"):
             if getattr(stage, part) and not getattr(system.network, part):
@@ -147,48 +208,16 @@ def _found(folder, plan):
     return "another"
 
 
-def _move_aside(folder):
-    """Keep a run that was made with other settings, under another name."""
-    aside = folder.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{folder.name}")
-    folder.rename(aside)
-    print(f"{folder}: made with other settings, moved to {aside.name}")
-
-
-def _train(model, system, rest, held_out, folder, plan, verbose):
-    """Go through the stages, skipping what an interrupted training has done."""
-    work = folder / "work"
-    seed = plan["seed"] + plan["fold"]
-    with write_beside(work / "plan.json") as beside:
+def _begin(folder, copy, plan):
+    """The checkpoints to go on from, or none; runs of other plans are moved aside."""
+    for place in (folder, *([copy.folder] if copy else [])):
+        if _found(place, plan) == "another":
+            aside = place.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{place.name}")
+            place.rename(aside)
+            print(f"{place}: made with other settings, moved to {aside.name}")
+    with write_beside(folder / "work" / "plan.json") as beside:
         beside.write_text(json.dumps(plan))
-    rest, watched = _watched(system, rest, held_out, seed)
-    batches = TileBatches(
-        rest.images,
-        rest.masks,
-        system.frame,
-        system.batch_size,
-        system.augmentation,
-        seed,
-        tuple(model.output) if isinstance(model.output, dict) else (),
-    )
-    watched = TileBatches(
-        watched.images,
-        watched.masks,
-        system.frame,
-        2 * system.batch_size,  # without gradients there is room for more
-        outputs=batches.outputs,
-    )
-    first = 0
-    for number, stage in enumerate(system.stages):
-        weights = work / f"stage-{number}.weights.h5"
-        if not weights.exists():
-            data = batches, watched
-            policy = plan["precision"]
-            _train_stage(model, stage, system, data, first, folder, policy, verbose)
-            with write_beside(weights) as beside:
-                model.save_weights(beside)
-            shutil.rmtree(work / "backup", ignore_errors=True)
-        model.load_weights(weights)
-        first += stage.epochs
+    return Checkpoints(folder, copy)
 
 
 def build_model(system, policy="float32", seed=0):
@@ -221,123 +250,63 @@ def _watched(system, rest, held_out, seed):
     return rest.take(order[: system.tiles]), held_out.take(slice(system.watched))
 
 
-def _train_stage(model, stage, system, data, first, folder, policy, verbose):
-    """Train for one stage; the model ends with the weights to keep."""
-    batches, watched = data
-    backup, history = folder / "work" / "backup", folder / "history.csv"
-    best = folder / "work" / "best.weights.h5"
-    _trim(history, backup, first)
-    if stage.schedule == "plateau" and _has_stopped(stage, history, first):
-        model.load_weights(best)
-        return
-    metrics = [CompetitionScore(system.frame), MeanTileIoU(system.frame)]
-    loss, weights = _losses(stage, batches.outputs)
-    with precision(policy):  # on a model that is new but for its layers
-        model = keras.Model(model.input, model.output)
-        model.compile(
-            optimizer=OPTIMIZERS[stage.optimizer](
-                stage.learning_rate, weight_decay=stage.weight_decay or None
-            ),
-            loss=loss,
-            loss_weights=weights,
-            metrics={"mask": metrics} if batches.outputs else metrics,
-            jit_compile=jit_compile(),
-        )
-    watch = {"monitor": "val_score", "mode": "max"}
-    if stage.schedule == "cosine":
-        rule = [CosineRate(stage.learning_rate, first, stage.epochs, len(batches))]
-    else:
-        patient = [
-            keras.callbacks.ReduceLROnPlateau(
-                **watch,
-                patience=stage.patience,
-                factor=stage.factor,
-                min_lr=stage.floor,
-            ),
-            keras.callbacks.EarlyStopping(**watch, patience=stage.stopping),
-        ]
-        keep = keras.callbacks.ModelCheckpoint(
-            best,
-            **watch,
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=_best_so_far(history, first),
-        )
-        rule = [*patient, Replay(patient, history, first), keep]
-    model.fit(
-        batches,
-        validation_data=watched,
-        initial_epoch=first,
-        epochs=first + stage.epochs,
-        shuffle=False,  # the batches have an order of their own
-        verbose=verbose,
-        callbacks=[
-            EpochOrder(batches),
-            ShortNames(),
-            *rule,
-            keras.callbacks.CSVLogger(history, append=True),
-            keras.callbacks.TerminateOnNaN(),
-            keras.callbacks.BackupAndRestore(  # last: all else is done by then
-                backup, double_checkpoint=True, delete_checkpoint=False
-            ),
-        ],
+def _batches(system, rest, watched, model, seed, share):
+    """Batches of the tiles trained on, and of those watched."""
+    outputs = stages.output_names(model)
+    return TileBatches(
+        rest.images,
+        rest.masks,
+        system.frame,
+        system.batch_size,
+        system.augmentation,
+        seed,
+        outputs,
+        share,
+    ), TileBatches(
+        watched.images,
+        watched.masks,
+        system.frame,
+        2 * system.batch_size,  # without gradients there is room for more
+        outputs=outputs,
+        share=share,
     )
-    if not np.isfinite(pd.read_csv(history)["loss"].iloc[-1]):
-        raise FloatingPointError(
-            f"{system.name}: the loss is not a number any more; lower the learning "
-            f"rate ({stage.learning_rate}), delete {folder} and train again"
-        )
-    if stage.schedule == "plateau":
-        model.load_weights(best)
 
 
-def _losses(stage, outputs):
-    """The losses of a stage and their weights, one an output of the network."""
-    if not outputs:
-        return losses.get(stage.loss), None
-    loss = {name: losses.get(stage.loss) for name in outputs}
-    weights = {name: 1.0 if name == "mask" else stage.deep for name in outputs}
-    if "gate" in outputs:
-        loss["gate"], weights["gate"] = losses.get("bce"), stage.gate
-    return loss, weights
-
-
-def _trim(history, backup, first):
-    """Drop epochs from the history that the backup does not have: they come again."""
-    try:
-        metadata = json.loads((backup / "training_metadata.json").read_text())
-        done = metadata["epoch"]
-    except (OSError, ValueError, KeyError):  # none yet, or damaged: the stage anew
-        shutil.rmtree(backup, ignore_errors=True)
-        done = first
-    if history.exists():
-        table = pd.read_csv(history)
-        with write_beside(history) as beside:
-            table[table["epoch"] < done].to_csv(beside, index=False)
-
-
-def _has_stopped(stage, history, first):
-    """Whether a plateau stage was at its end when it was interrupted."""
-    if not history.exists():
-        return False
-    table = pd.read_csv(history)
-    scores = table["val_score"][table["epoch"] >= first].to_numpy()
-    return len(scores) > 0 and len(scores) - 1 - scores.argmax() >= stage.stopping
-
-
-def _best_so_far(history, first):
-    """The best watched score of this stage before it was interrupted, or `None`."""
-    if not history.exists():
-        return None
-    table = pd.read_csv(history)
-    table = table[table["epoch"] >= first]
-    return float(table["val_score"].max()) if len(table) else None
-
-
-def _keep(model, ids, probabilities, folder):
-    """Write the network and its predictions for the fold's tiles."""
+def _keep(model, snapshots, folder):
+    """Write the network, and what it was before each restart of the learning rate."""
     with write_beside(folder / "model.keras") as beside:
         model.save(beside)
-    with write_beside(folder / "validation.npz") as beside:
+    for weights in snapshots:
+        model.load_weights(weights)
+        name = weights.name.replace(".weights.h5", ".keras")
+        with write_beside(folder / name) as beside:
+            model.save(beside)
+
+
+def _examine(system, held_out, checkpoints, config):
+    """Predict the fold that was left out, and close the run."""
+    run = Run(checkpoints.run)
+    predict = partial(
+        inference.predict,
+        images=held_out.images,
+        frame=system.frame,
+        flips=system.flips,
+        batch_size=2 * system.batch_size,
+    )
+    probabilities = inference.ensemble([predict(each) for each in run.models()])
+    with write_beside(run.folder / "validation.npz") as beside:
         packed = np.rint(probabilities * 255).astype(np.uint8)
-        np.savez_compressed(beside, ids=ids, probabilities=packed)
+        np.savez_compressed(beside, ids=held_out.ids, probabilities=packed)
+    scores = precision_per_image(held_out.masks, probabilities > 0.5)
+    seconds = sum(row["seconds"] for row in checkpoints.state.history)
+    config |= {
+        "score": float(scores.mean()),
+        "interval": inference.interval(scores),
+        "minutes": round(seconds / 60, 2),
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+    }
+    with write_beside(run.folder / "config.json") as beside:  # last: now it is finished
+        beside.write_text(json.dumps(config, indent=1))
+    shutil.rmtree(run.folder / "work")
+    keep_copy(run.folder, checkpoints.copy)

@@ -2,10 +2,13 @@
 
 import keras
 import numpy as np
+import pytest
 
+from helpers import callbacks
 from helpers.augmentation import Augmentation
-from helpers.callbacks import CosineRate, EpochOrder, ShortNames
+from helpers.callbacks import CosineRate, EpochOrder, ShortNames, TimeLeft, duration
 from helpers.pipeline import Frame, TileBatches
+from helpers.recipe import Stage
 
 
 def test_scores_of_several_outputs_get_their_plain_names():
@@ -17,12 +20,57 @@ def test_scores_of_several_outputs_get_their_plain_names():
 
 
 def test_cosine_warms_up_and_ends_near_zero():
-    rate = CosineRate(peak=1.0, first=0, epochs=10, steps=100)
+    rate = CosineRate(Stage("bce", 10, 1.0), first=0, steps=100)
     assert rate.rate(0, 0) < 0.02
     assert rate.rate(1, 1) > 0.9
     assert rate.rate(9, 99) < 1e-3
-    second = CosineRate(peak=1.0, first=10, epochs=10, steps=100)
-    assert second.rate(10, 0) == 1.0  # no second warm-up
+    second = CosineRate(Stage("bce", 10, 1.0, warm_up=0), first=10, steps=100)
+    assert second.rate(10, 0) == 1.0
+
+
+def test_cosine_starts_again_after_each_cycle():
+    stage = Stage("bce", 10, 1.0, warm_up=5, restarts=2)
+    assert stage.cycles == (3, 7, 10)
+    rate = CosineRate(stage, first=20, steps=100)
+    rates = [rate.rate(20 + epoch, 0) for epoch in range(10)]
+    assert rates[0] == 0.2  # warming up
+    assert rates[3] == rates[7] == 1.0
+    assert rates[1] > rates[2] and rates[3] > rates[4] > rates[5] > rates[6]
+    assert rate.rate(22, 99) < 1e-3 and rate.rate(29, 99) < 1e-3
+
+
+def test_more_restarts_than_epochs_are_as_many_as_there_can_be():
+    assert Stage("bce", 2, restarts=5).cycles == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (41.7, "42 seconds"),
+        (100, "2 minutes"),
+        (3000, "50 minutes"),
+        (9000, "2.5 hours"),
+    ],
+)
+def test_durations_are_told_for_people(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_time_left_follows_from_the_last_epoch(capsys):
+    tell = TimeLeft(epochs=5)
+    tell.on_epoch_end(2, {"seconds": 20.0})
+    assert capsys.readouterr().out == "2 epochs left, 40 seconds\n"
+    tell.on_epoch_end(4, {"seconds": 20.0})
+    assert capsys.readouterr().out == ""
+
+
+def test_tensorboard_is_told_where_it_is_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(callbacks, "find_spec", lambda name: None)
+    assert callbacks.tensorboard(tmp_path) == []
+    if keras.backend.backend() == "tensorflow":
+        monkeypatch.setattr(callbacks, "find_spec", lambda name: True)
+        (told,) = callbacks.tensorboard(tmp_path)
+        assert isinstance(told, keras.callbacks.TensorBoard)
 
 
 def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch():

@@ -92,3 +92,14 @@ def test_start_prints_versions_and_one_line_about_the_data(house, monkeypatch, c
     out = capsys.readouterr().out
     assert "Keras" in out and "no accelerator" in out
     assert len([line for line in out.splitlines() if line.startswith("data:")]) == 1
+
+
+def test_folder_for_copies_must_be_there(house):
+    assert Settings.from_env({}).copy_dir is None
+    drive = house / "drive"
+    with pytest.raises(ValueError, match=r"SALT_COPY_DIR: there is no folder .*drive"):
+        Settings.from_env({"SALT_COPY_DIR": str(drive)})
+    drive.mkdir()
+    settings = Settings.from_env({"SALT_COPY_DIR": str(drive)})
+    assert settings.copy_dir == drive
+    assert f"copied to {drive}" in settings.describe()

@@ -27,17 +27,54 @@ def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
         ("", {"avx512_bf16"}, NET, "mixed_bfloat16"),
         ("", {"avx2"}, NET, "float32"),
         ("", {"avx512_bf16"}, VGG, "float32"),
-        ("GPU:0", set(), VGG, "mixed_float16"),
         ("TPU:0", set(), NET, "mixed_bfloat16"),
     ],
 )
 def test_precision_follows_the_machine(device, flags, system, policy, monkeypatch):
     if keras.backend.backend() != "tensorflow" and policy == "mixed_bfloat16":
         pytest.skip("a rule for TensorFlow's kernels")
-    monkeypatch.setattr(machine, "accelerator", lambda: device)
+    monkeypatch.setattr(machine, "accelerators", lambda: [device] if device else [])
     monkeypatch.setattr(machine, "_cpu_flags", lambda: flags)
     chosen, reason = machine.choose_precision(system)
     assert chosen == policy and reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "policy"),
+    [
+        ((6, 0), "float32"),  # P100
+        ((7, 0), "mixed_float16"),  # V100
+        ((7, 5), "mixed_float16"),  # T4
+        ((8, 0), "mixed_bfloat16"),  # A100
+        ((8, 9), "mixed_bfloat16"),  # L4
+        ((9, 0), "mixed_bfloat16"),  # H100
+        (None, "float32"),
+    ],
+)
+def test_precision_follows_the_gpu(capability, policy, monkeypatch):
+    monkeypatch.setattr(machine, "accelerators", lambda: ["GPU:0"])
+    monkeypatch.setattr(machine, "compute_capability", lambda: capability)
+    chosen, reason = machine.choose_precision(VGG)
+    assert chosen == policy and reason
+
+
+def test_capability_is_read_as_each_backend_says_it(monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a T4"])
+    details = {"device_name": "Tesla T4", "compute_capability": (7, 5)}
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: details
+    )
+    assert machine.compute_capability() == (7, 5)
+    jax = pytest.importorskip("jax")
+
+    class Device:
+        compute_capability = "8.0"
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(jax, "devices", lambda: [Device])
+    assert machine.compute_capability() == (8, 0)
 
 
 def test_stderr_is_silent_inside_quiet_and_back_after_it(capfd):

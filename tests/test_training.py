@@ -2,18 +2,23 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers import (
     callbacks,
     config,
     data,
+    inference,
     metrics,
+    recipe,
     runs,
+    stages,
     synthetic,
     systems,
     training,
@@ -49,14 +54,14 @@ def finished(tiles, tmp_path_factory):
 
 def interrupt_at(monkeypatch, epoch):
     """As if the machine were switched off when this epoch begins."""
-    begin = training.EpochOrder.on_epoch_begin
+    begin = callbacks.EpochOrder.on_epoch_begin
 
     def off(self, number, logs=None):
         begin(self, number, logs)
         if number == epoch:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.EpochOrder, "on_epoch_begin", off)
+    monkeypatch.setattr(callbacks.EpochOrder, "on_epoch_begin", off)
 
 
 def test_run_holds_what_its_docstring_says(finished, tiles):
@@ -90,7 +95,7 @@ def test_saved_model_predicts_what_the_run_keeps(finished, tiles):
 
 def test_finished_run_is_read_not_trained_again(finished, tiles, monkeypatch):
     _, settings = finished
-    monkeypatch.setattr(training, "_train", None)  # calling it would fail
+    monkeypatch.setattr(stages, "train", None)  # calling it would fail
     training.fit(TINY, tiles, 0, settings)
 
 
@@ -111,39 +116,45 @@ def test_interrupted_training_ends_as_if_it_had_not_been(
         training.fit(TINY, tiles, 0, settings, verbose=0)
     assert runs.find_runs(settings.runs_dir) == []
     run = training.fit(TINY, tiles, 0, settings, verbose=0)
-    columns = ["epoch", "loss", "learning_rate"]
-    np.testing.assert_allclose(
-        run.history()[columns], whole.history()[columns], rtol=1e-4
-    )
-    for ours, theirs in zip(
-        run.model().get_weights(), whole.model().get_weights(), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert_same(run, whole)
 
 
-def test_damaged_backup_starts_the_stage_again(finished, tiles, settings, monkeypatch):
+@pytest.mark.parametrize("file", ["state.weights.h5", "state.txt"])
+def test_damaged_checkpoint_is_known_and_the_one_before_used(
+    file, finished, tiles, settings, monkeypatch, capsys
+):
     whole, _ = finished
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(patch, 3)
         training.fit(TINY, tiles, 0, settings, verbose=0)
-    backup = settings.runs_dir / "tiny" / "fold-0" / "work" / "backup"
-    (backup / "training_metadata.json").write_text("{")
+    work = settings.runs_dir / "tiny" / "fold-0" / "work"
+    assert {p.name for p in work.iterdir()} == {"plan.json", "epoch-0001", "epoch-0002"}
+    content = bytearray((work / "epoch-0002" / file).read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    (work / "epoch-0002" / file).write_bytes(content)
     run = training.fit(TINY, tiles, 0, settings, verbose=0)
-    assert list(run.history()["epoch"]) == [0, 1, 2, 3]
-    np.testing.assert_allclose(
-        run.history()["loss"], whole.history()["loss"], rtol=1e-4
-    )
+    assert "epoch-0002: damaged" in capsys.readouterr().out
+    assert_same(run, whole)
+
+
+def assert_same(run, whole):
+    """Two trainings that ended alike, bit for bit."""
+    ours, theirs = (r.history().drop(columns="seconds") for r in (run, whole))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    for one, other in zip(run.models(), whole.models(), strict=True):
+        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_float16_trains_with_loss_scaling(tiles, settings, monkeypatch):
     """As on a GPU: without it small gradients become zero."""
     optimisers = []
 
-    class Spy(training.EpochOrder):
+    class Spy(callbacks.EpochOrder):
         def on_train_begin(self, logs=None):
             optimisers.append(self.model.optimizer)
 
-    monkeypatch.setattr(training, "EpochOrder", Spy)
+    monkeypatch.setattr(stages, "EpochOrder", Spy)
     monkeypatch.setattr(
         training, "choose_precision", lambda system: ("mixed_float16", "as on a GPU")
     )
@@ -160,7 +171,7 @@ def test_changed_depths_or_losses_are_another_training(finished, tiles, monkeypa
     )
     run, settings = finished
     monkeypatch.setitem(training.losses.LOSSES, "bce+dice", training.losses.DiceLoss)
-    monkeypatch.setattr(training, "_train", lambda *args: 1 / 0)
+    monkeypatch.setattr(stages, "train", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.fit(TINY, tiles, 0, replace(settings, output_dir=copied(run)))
 
@@ -183,13 +194,13 @@ def test_plateau_lowers_the_rate_and_keeps_the_best_weights(
 ):
     """A network that falls apart after a good epoch is not the one that is kept."""
 
-    class Sabotage(training.EpochOrder):
+    class Sabotage(callbacks.EpochOrder):
         def on_epoch_begin(self, epoch, logs=None):
             super().on_epoch_begin(epoch, logs)
             if epoch == 4:  # from now on everything is salt
                 self.model.get_layer("logits").bias.assign([1000.0])
 
-    monkeypatch.setattr(training, "EpochOrder", Sabotage)
+    monkeypatch.setattr(stages, "EpochOrder", Sabotage)
     stage = systems.Stage("bce", 7, 0.1, schedule="plateau", patience=1, stopping=8)
     system = replace(TINY, stages=(stage,))
     run = training.fit(system, tiles, 0, settings, verbose=0)
@@ -217,7 +228,7 @@ def test_plateau_keeps_count_across_an_interruption(tiles, settings, monkeypatch
             training.fit(system, tiles, 0, again, verbose=0)
     resumed = training.fit(system, tiles, 0, again, verbose=0).history()
     columns = ["epoch", "learning_rate"]
-    np.testing.assert_allclose(resumed[columns], whole[columns], rtol=1e-5)
+    pd.testing.assert_frame_equal(resumed[columns], whole[columns], check_exact=True)
 
 
 def test_tiles_that_choose_the_epoch_are_not_those_reported(tiles):
@@ -230,30 +241,30 @@ def test_tiles_that_choose_the_epoch_are_not_those_reported(tiles):
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(tiles)
 
 
-def test_plateau_that_had_stopped_is_not_trained_on(tiles, settings, monkeypatch):
-    """Switched off between its last epoch and the end of the stage."""
-    stage = systems.Stage("bce", 9, 0.0, schedule="plateau", patience=1, stopping=2)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        recipe.Stage("bce", 9, 0.0, "plateau", patience=1, stopping=2),
+        recipe.Stage("bce", 3, 1e-2, average=0.9),
+    ],
+    ids=["stopped", "averaged"],
+)
+def test_interrupted_between_the_last_epoch_and_the_end(
+    stage, tiles, settings, monkeypatch
+):
+    """Nothing is trained again; what counts are the best, or the averaged weights."""
     system = replace(TINY, stages=(stage,))
+    apart = replace(settings, output_dir=settings.output_dir / "apart")
+    whole = training.fit(system, tiles, 0, apart, verbose=0)
 
-    def off(self, *args, **kwargs):
+    def off(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(keras.Model, "save_weights", saved_but("stage-", off))
+        patch.setattr(training, "_keep", off)
         training.fit(system, tiles, 0, settings, verbose=0)
-    run = training.fit(system, tiles, 0, settings, verbose=0)
-    assert list(run.history()["epoch"]) == [0, 1, 2]
-
-
-def saved_but(name, instead):
-    """`Model.save_weights`, but for files of this name."""
-    save = keras.Model.save_weights
-
-    def saving(self, filepath, *args, **kwargs):
-        act = instead if name in str(filepath) else save
-        return act(self, filepath, *args, **kwargs)
-
-    return saving
+    monkeypatch.setattr(keras.Model, "fit", None)  # calling it would fail
+    assert_same(training.fit(system, tiles, 0, settings, verbose=0), whole)
 
 
 def test_wrong_row_leaves_the_finished_run_where_it_is(finished, tiles):
@@ -316,8 +327,7 @@ def test_interrupted_training_of_several_outputs(epoch, tiles, settings, monkeyp
         interrupt_at(patch, epoch)
         training.fit(GATED, tiles, 0, settings, verbose=0)
     run = training.fit(GATED, tiles, 0, settings, verbose=0)
-    ours, theirs = (r.history().drop(columns="seconds") for r in (run, whole))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert_same(run, whole)
 
 
 def test_dropout_inside_a_framed_network_is_seeded_too(tiles, settings, monkeypatch):
@@ -325,14 +335,14 @@ def test_dropout_inside_a_framed_network_is_seeded_too(tiles, settings, monkeypa
     system = replace(TINY, frame=systems.Frame(102, "pad"), stages=TINY.stages[:1])
     seeds = []
 
-    class Spy(training.EpochOrder):
+    class Spy(callbacks.EpochOrder):
         def on_epoch_begin(self, epoch, logs=None):
             super().on_epoch_begin(epoch, logs)
-            layers = callbacks._all_layers(self.model)
+            layers = callbacks.all_layers(self.model)
             drop = next(x for x in layers if isinstance(x, keras.layers.Dropout))
             seeds.append(np.array(drop.seed_generator.state)[1])
 
-    monkeypatch.setattr(training, "EpochOrder", Spy)
+    monkeypatch.setattr(stages, "EpochOrder", Spy)
     training.fit(system, tiles, 0, settings, verbose=0)
     assert seeds == [0, 1]
 
@@ -371,3 +381,111 @@ def test_loss_that_is_not_a_number_is_an_error(tiles, settings):
     stage = systems.Stage("bce", 2, float("nan"))
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
+
+
+def test_stop_after_the_epoch_loses_nothing(finished, tiles, settings, capsys):
+    """Asked in the middle of epoch 1: it is finished and kept; later it goes on."""
+    whole, _ = finished
+
+    def ask(history):
+        if len(history) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(training.Stopped, match="the same call goes on"):
+        training.fit(TINY, tiles, 0, settings, verbose=0, show=ask)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "stopping after this epoch" in capsys.readouterr().out
+    history = pd.read_csv(settings.runs_dir / "tiny" / "fold-0" / "history.csv")
+    assert len(history) in (1, 2)  # as the signal came before or after the check
+    assert_same(training.fit(TINY, tiles, 0, settings, verbose=0), whole)
+
+
+def test_second_request_stops_at_once():
+    with callbacks.StopAfterEpoch() as stop, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_snapshots_before_restarts_predict_together(tiles, settings):
+    stage = recipe.Stage("bce+dice", 4, 1e-2, restarts=1)
+    run = training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
+    names = {file.name for file in run.folder.glob("*.keras")}
+    assert names == {"model.keras", "snapshot-0001.keras"}
+    last, first = run.models()
+    assert np.abs(last.get_weights()[0] - first.get_weights()[0]).max() > 0
+    ids, kept = run.validation()
+    images = tiles.take(np.isin(tiles.ids, ids)).images
+    alone = [inference.predict(model, images, run.frame) for model in (last, first)]
+    np.testing.assert_allclose(run.predict(images), np.mean(alone, axis=0), atol=1e-6)
+    np.testing.assert_allclose(kept, np.mean(alone, axis=0), atol=0.5 / 255 + 1e-4)
+
+
+def test_averaged_weights_are_the_ones_examined_and_kept(tiles, settings):
+    """A mean with a share of 1 stays where the first step began it."""
+    weights = []
+    for epochs in (1, 2):
+        stage = recipe.Stage("bce+dice", epochs, 1e-2, warm_up=0, average=1.0)
+        system = replace(TINY, name=f"mean-{epochs}", stages=(stage,))
+        run = training.fit(system, tiles, 0, settings, verbose=0)
+        weights.append([np.array(w) for w in run.model().trainable_weights])
+    for one, two in zip(*weights, strict=True):  # Keras swaps them by adding: rounded
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    assert run.history()["loss"].nunique() == 2  # but it is trained all the same
+
+
+def test_clipped_gradients_are_no_longer_than_that(tiles, settings):
+    """With plain steps the weights move by the rate times the gradient."""
+    stage = recipe.Stage("bce", 1, 1.0, "plateau", optimizer="sgd", clip=1e-6)
+    system = replace(TINY, stages=(stage,), batch_size=64)
+    run = training.fit(system, tiles, 0, settings, verbose=0)
+    fresh = training.build_model(system, run.config["precision"], settings.seed)
+    pairs = zip(run.model().trainable_weights, fresh.trainable_weights, strict=True)
+    moved = np.sqrt(sum(np.sum((np.array(a) - np.array(b)) ** 2) for a, b in pairs))
+    assert 0 < moved <= 2e-6  # one step; Nesterov's momentum looks one ahead
+
+
+@pytest.mark.parametrize("optimizer", stages.OPTIMIZERS)
+def test_every_optimizer_lowers_the_loss(optimizer, tiles, settings):
+    rate = 0.05 if optimizer == "sgd" else 1e-2
+    stage = recipe.Stage("bce", 5, rate, optimizer=optimizer, weight_decay=1e-4)
+    run = training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
+    loss = run.history()["loss"]
+    assert loss.iloc[-1] < 0.9 * loss.iloc[0]
+
+
+def test_run_is_copied_and_brought_back(finished, tiles, settings, monkeypatch, capsys):
+    """The machine is taken away after epoch 2, its disk with it."""
+    whole, _ = finished
+    drive = settings.output_dir / "drive"
+    drive.mkdir()
+    here = replace(settings, output_dir=settings.output_dir / "here", copy_dir=drive)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_at(patch, 3)
+        training.fit(TINY, tiles, 0, here, verbose=0)
+    shutil.rmtree(here.output_dir)
+    run = training.fit(TINY, tiles, 0, here, verbose=0)
+    assert "brought back" in capsys.readouterr().out
+    assert_same(run, whole)
+    copied = drive / "runs" / "tiny" / "fold-0"
+    assert {p.name for p in copied.iterdir()} == {p.name for p in run.folder.iterdir()}
+    shutil.rmtree(here.output_dir)
+    monkeypatch.setattr(stages, "train", None)  # calling it would fail
+    assert_same(training.fit(TINY, tiles, 0, here, verbose=0), whole)
+
+
+def test_vanished_disk_of_copies_is_a_warning(finished, tiles, settings, capsys):
+    whole, _ = finished
+    drive = settings.output_dir / "drive"
+    drive.mkdir()
+
+    def unmount(history):
+        if len(history) == 2:
+            shutil.rmtree(drive)
+
+    lasting = replace(settings, copy_dir=drive)
+    run = training.fit(TINY, tiles, 0, lasting, verbose=0, show=unmount)
+    assert f"warning: no copy in {drive}" in capsys.readouterr().out
+    assert not drive.exists()
+    assert_same(run, whole)
