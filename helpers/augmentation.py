@@ -7,8 +7,11 @@ together, so that they cannot drift apart, and interpolated once.
 
 from dataclasses import dataclass, fields
 
+import keras
 import numpy as np
 from keras import ops
+
+from helpers.machine import compiled
 
 
 @dataclass(frozen=True)
@@ -160,18 +163,14 @@ class Augmentation:
         stacked = np.empty((*images.shape, 2), np.float32)
         stacked[..., 0], stacked[..., 1] = images, masks
         matrices = self.matrices(on, images.shape[1], rng)
-        moved = ops.image.affine_transform(
-            stacked,
-            matrices,
-            interpolation="bilinear",
-            fill_mode="reflect",
-            data_format="channels_last",
-        )
-        moved = np.array(ops.convert_to_numpy(moved))
         bent = on["elastic"] | on["grid"]
-        if bent.any():  # a displacement of every pixel costs more than a matrix
+        if keras.backend.backend() != "tensorflow":
+            bent[:] = True  # faster than the affine maps of JAX and PyTorch
+        moved = stacked if bent.all() else _moved(stacked, matrices)
+        if bent.any():  # a displacement of every pixel
             away = self.displacements(on, images.shape[1], rng)[bent]
-            moved[bent] = _bent(stacked[bent], matrices[bent], away)
+            bent_tiles = _bent(stacked[bent], matrices[bent], away)
+            moved[bent] = ops.convert_to_numpy(bent_tiles)
         return moved[..., 0], (moved[..., 1] > 0.5).astype(np.float32)
 
     def matrices(self, on, size, rng):
@@ -280,6 +279,19 @@ def _blurred(images, widths):
     return ops.convert_to_numpy(ops.clip(ops.matmul(weights, across), 0, 1))
 
 
+def _moved(stacked, matrices):
+    """Move (n, size, size, channels) by an affine map a tile: same shape, NumPy."""
+    moved = ops.image.affine_transform(
+        stacked,
+        matrices,
+        interpolation="bilinear",
+        fill_mode="reflect",
+        data_format="channels_last",
+    )
+    return np.array(ops.convert_to_numpy(moved))
+
+
+@compiled
 def _bent(stacked, matrices, away):
     """Move each pixel by its displacement and its tile's affine map, in one go.
 
@@ -295,23 +307,24 @@ def _bent(stacked, matrices, away):
         away: float32 (n, 2, size, size), as `Augmentation.displacements` returns them.
 
     Returns:
-        float32 (n, size, size, channels).
+        Tensor, float32 (n, size, size, channels).
     """
+    stacked, matrices, away = map(ops.convert_to_tensor, (stacked, matrices, away))
     count, size, _, channels = stacked.shape
-    row, col = np.mgrid[:size, :size].astype(np.float32)
-    x, y = col + away[:, 0], row + away[:, 1]
-    a0, a1, a2, b0, b1, b2 = matrices.T[:6, :, None, None]
+    place = ops.arange(size, dtype="float32")
+    x, y = place + away[:, 0], place[:, None] + away[:, 1]
+    a0, a1, a2, b0, b1, b2 = ops.transpose(matrices)[:6, :, None, None]
     x_in = _mirrored(a0 * x + a1 * y + a2, size)
     y_in = _mirrored(b0 * x + b1 * y + b2, size)
-    top = size * np.arange(channels * count, dtype=np.float32)
-    y_in = y_in + top.reshape(channels, count, 1, 1)
-    tall = np.moveaxis(stacked, -1, 0).reshape(-1, size)
-    where = np.stack([y_in, np.broadcast_to(x_in, y_in.shape)])
+    top = size * ops.arange(channels * count, dtype="float32")
+    y_in = y_in + ops.reshape(top, (channels, count, 1, 1))
+    tall = ops.reshape(ops.moveaxis(stacked, -1, 0), (-1, size))
+    where = ops.stack([y_in, ops.broadcast_to(x_in, y_in.shape)])
     moved = ops.image.map_coordinates(tall, where, order=1, fill_mode="nearest")
-    return np.moveaxis(ops.convert_to_numpy(moved), 0, -1)
+    return ops.moveaxis(moved, 0, -1)
 
 
 def _mirrored(position, size):
     """Positions outside 0 ... size - 1 mirrored at the outer edge of the last pixel."""
-    position = np.abs(np.mod(position + (size + 0.5), 2 * size) - size) - 0.5
-    return np.clip(position, 0, size - 1)
+    position = ops.abs(ops.mod(position + (size + 0.5), 2 * size) - size) - 0.5
+    return ops.clip(position, 0, size - 1)

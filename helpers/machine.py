@@ -135,6 +135,19 @@ def jit_compile():
     return "auto"
 
 
+def compiled(function):
+    """Decorate a function of arrays: compiled where single operations are slow.
+
+    That is on JAX, which then compiles it anew for every shape that it is called with.
+    On TensorFlow and PyTorch the function stays as it is.
+    """
+    if load_keras().backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 @contextmanager
 def quiet():
     """Silence the process's stderr, below Python's own."""
