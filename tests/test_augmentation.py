@@ -56,7 +56,9 @@ def test_image_and_mask_move_together_and_masks_stay_binary(name):
     masks = blobs()
     images = masks.astype(np.uint8) * 255
     grey, salt = augmented(GEOMETRY[name], images, masks)
-    assert np.array_equal(grey > 0.5, salt == 1)
+    clear = np.abs(grey - 0.5) > 1e-3  # positions are rounded to float32
+    assert np.array_equal((grey > 0.5)[clear], salt[clear] == 1)
+    assert clear.mean() > 0.99
     assert np.isin(salt, (0, 1)).all() and salt.dtype == np.float32
     moved = (salt != masks).any(axis=(1, 2))
     assert moved.sum() >= len(masks) / 4

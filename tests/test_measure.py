@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras.ops import convert_to_numpy as to_numpy
 
 from helpers.encoders import build_encoder
 from helpers.measure import multiply_adds, receptive_field, seconds_per_tile
@@ -56,8 +57,8 @@ def test_receptive_field_is_what_a_changed_pixel_reaches(depth):
         tile = flat.copy()
         tile[0, row] += 1
         change = (
-            np.asarray(deepest(tile))[0, middle, middle]
-            - np.asarray(deepest(flat))[0, middle, middle]
+            to_numpy(deepest(tile))[0, middle, middle]
+            - to_numpy(deepest(flat))[0, middle, middle]
         )
         rows.append(np.abs(change).max() > 1e-4)
     assert sum(rows) == receptive_field(encoder)
