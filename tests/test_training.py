@@ -64,6 +64,18 @@ def interrupt_at(monkeypatch, epoch):
     monkeypatch.setattr(callbacks.EpochOrder, "on_epoch_begin", off)
 
 
+@pytest.fixture
+def stuck(monkeypatch):
+    """A network that calls all of a tile salt, whatever it learns: one score."""
+
+    class Stuck(callbacks.EpochOrder):
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch, logs)
+            self.model.get_layer("logits").bias.assign([1000.0])
+
+    monkeypatch.setattr(stages, "EpochOrder", Stuck)
+
+
 def test_run_holds_what_its_docstring_says(finished, tiles):
     run, settings = finished
     assert run.folder == settings.runs_dir / "tiny" / "fold-0"
@@ -182,8 +194,7 @@ def copied(run):
     return shutil.copytree(source, source.with_name(source.name + "-copy"))
 
 
-def test_plateau_stops_when_nothing_is_gained(tiles, settings):
-    """A learning rate of zero never gains: it stops after `stopping` epochs."""
+def test_plateau_stops_when_nothing_is_gained(tiles, settings, stuck):
     stage = systems.Stage("bce", 9, 0.0, schedule="plateau", patience=1, stopping=2)
     run = training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
     assert len(run.history()) == 3
@@ -215,7 +226,9 @@ def test_plateau_lowers_the_rate_and_keeps_the_best_weights(
     assert float(score.result()) == pytest.approx(scores.max())
 
 
-def test_plateau_keeps_count_across_an_interruption(tiles, settings, monkeypatch):
+def test_plateau_keeps_count_across_an_interruption(
+    tiles, settings, stuck, monkeypatch
+):
     """The score does not move: two cuts of the rate, then the end, in nine epochs."""
     stage = systems.Stage("bce", 30, 1e-9, schedule="plateau", patience=3, stopping=8)
     system = replace(TINY, stages=(stage,))
