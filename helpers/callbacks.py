@@ -12,6 +12,7 @@ import time
 from importlib.util import find_spec
 
 import keras
+import numpy as np
 import pandas as pd
 
 
@@ -33,6 +34,9 @@ class EpochOrder(keras.callbacks.Callback):
         """Draw the order of the epoch that begins, and seed every dropout layer."""
         self.began = time.perf_counter()
         self.batches.start_epoch(epoch)
+        if keras.backend.backend() == "torch":  # dropout draws from its global state
+            state = np.random.SeedSequence((self.batches.seed, epoch)).generate_state(1)
+            keras.utils.set_random_seed(int(state[0]))
         for number, layer in enumerate(all_layers(self.model)):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 seed = self.batches.seed + number
