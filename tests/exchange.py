@@ -1,0 +1,78 @@
+"""Train a small run on one backend of Keras, or predict with the runs of several.
+
+TensorFlow is hidden unless it is the backend, as if it were not installed.
+
+Usage: KERAS_BACKEND=... python tests/exchange.py train FOLDER
+       KERAS_BACKEND=... python tests/exchange.py predict FOLDER ...
+
+The first writes a run below the folder, the second what the run of each folder
+predicts, into <folder>/<backend>.npy.
+"""
+
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def system():
+    """A row with every part of the decoder, and a network inside a network."""
+    from helpers.pipeline import Frame
+    from helpers.recipe import Network, Stage, System
+
+    network = Network(
+        filters=4,
+        depth=2,
+        dropout=0.2,
+        dilations=(1, 2),
+        scse=True,
+        hypercolumn=(2,),
+        gate=True,
+        deep=True,
+    )
+    return System(
+        name="exchanged",
+        title="Exchanged between backends",
+        source="tests",
+        network=network,
+        stages=(Stage("bce+dice", 1, 1e-2, gate=0.1, deep=0.1),),
+        frame=Frame(30, "resize"),
+        batch_size=8,
+    )
+
+
+def tiles():
+    from helpers import data, synthetic
+
+    made = synthetic.make_tiles(20, seed=5)
+    ids = np.array([f"{index:010x}" for index in range(20)])
+    return data.Tiles(ids, made.images, made.masks, made.depths)
+
+
+def main(task, *folders):
+    backend = os.environ["KERAS_BACKEND"]
+    if backend != "tensorflow":
+        sys.modules["tensorflow"] = None
+    import helpers
+
+    for module in pkgutil.iter_modules(helpers.__path__):
+        importlib.import_module(f"helpers.{module.name}")
+    from helpers import config, runs, training
+
+    training.choose_precision = lambda system: ("float32", "to be compared")
+    for folder in map(Path, folders):
+        settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
+        if task == "train":
+            training.fit(system(), tiles(), 0, settings, verbose=0)
+        else:
+            (run,) = runs.find_runs(settings.runs_dir)
+            np.save(folder / f"{backend}.npy", run.predict(tiles().images))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
