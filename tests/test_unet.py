@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from keras.ops import convert_to_numpy as to_numpy
 
-from helpers import losses, synthetic
+from helpers import losses, machine, synthetic
 from helpers.encoders import ENCODERS, conv_block
 from helpers.unet import build_unet, dilated_branches, scse_block
 
@@ -53,7 +54,9 @@ def test_every_weight_learns():
     """One step changes each trainable weight: nothing hangs loose."""
     model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, residual=True)
     before = [weight.numpy().copy() for weight in model.trainable_weights]
-    model.compile(keras.optimizers.SGD(1.0), losses.get("bce"), jit_compile=False)
+    model.compile(
+        keras.optimizers.SGD(1.0), losses.get("bce"), jit_compile=machine.jit_compile()
+    )
     rng = np.random.default_rng(0)
     tile = rng.random((4, 32, 32, 1), np.float32)
     model.train_on_batch(tile, (tile > 0.7).astype("float32"))
@@ -81,7 +84,7 @@ def test_mirrored_inside_is_as_mirrored_outside():
     outside.set_weights(inside.get_weights())
     tile = np.random.default_rng(0).random((2, 30, 30, 1), np.float32)
     framed = np.pad(tile, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    ours, theirs = inside(tile), outside(framed)
+    ours, theirs = by_name(inside(tile)), by_name(outside(framed))
     np.testing.assert_allclose(ours["gate"], theirs["gate"], atol=1e-5)
     np.testing.assert_allclose(ours["mask"], theirs["mask"][:, 1:31, 1:31], atol=1e-5)
 
@@ -127,7 +130,7 @@ def test_three_classes_are_learned():
         keras.optimizers.Adam(1e-2),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.MeanIoU(3, sparse_y_pred=False, name="iou")],
-        jit_compile=False,
+        jit_compile=machine.jit_compile(),
     )
     history = model.fit(images, labels, epochs=12, verbose=0).history
     assert history["loss"][-1] < 0.7 * history["loss"][0]
@@ -155,7 +158,8 @@ PARTS = [
 
 
 def by_name(logits):
-    return logits if isinstance(logits, dict) else {"mask": logits}
+    logits = logits if isinstance(logits, dict) else {"mask": logits}
+    return {name: to_numpy(values) for name, values in logits.items()}
 
 
 @pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "+".join(parts))
@@ -166,14 +170,16 @@ def test_every_part_can_be_switched_on_learns_and_is_saved(parts, tmp_path):
     tile = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
     tile[2:] *= 0.5  # two tiles without salt
     mask = (tile > 0.7).astype("float32")
-    target = dict.fromkeys(by_name(model.output), mask)
+    single = not isinstance(model.output, dict)
+    target = dict.fromkeys(["mask"] if single else model.output, mask)
     if "gate" in target:
         target["gate"] = mask.max(axis=(1, 2))
     before = [weight.numpy().copy() for weight in model.trainable_weights]
     loss = {name: losses.get("bce") for name in target}
-    single = not isinstance(model.output, dict)
     model.compile(
-        keras.optimizers.Adam(1e-2), loss["mask"] if single else loss, jit_compile=False
+        keras.optimizers.Adam(1e-2),
+        loss["mask"] if single else loss,
+        jit_compile=machine.jit_compile(),
     )
     model.train_on_batch(tile, target["mask"] if single else target)
     for weight, old in zip(model.trainable_weights, before, strict=True):
@@ -182,7 +188,7 @@ def test_every_part_can_be_switched_on_learns_and_is_saved(parts, tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     ours, theirs = by_name(model(tile)), by_name(again(tile))
     for name in ours:
-        assert tuple(ours[name].shape) == ((4, 1) if name == "gate" else tile.shape)
+        assert ours[name].shape == ((4, 1) if name == "gate" else tile.shape)
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
 
 
@@ -201,7 +207,7 @@ def test_scse_adds_what_two_gates_let_through():
     which = sigmoid(hidden @ channel[0, 0] + channel_bias)[:, None, None]
     pixel, pixel_bias = weights["pixel"]
     where = sigmoid(x @ pixel[0, 0] + pixel_bias)
-    np.testing.assert_allclose(model(x), x * which + x * where, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(model(x)), x * which + x * where, atol=1e-5)
 
 
 def test_closed_gate_leaves_the_bias_alone():
@@ -209,7 +215,7 @@ def test_closed_gate_leaves_the_bias_alone():
     model.get_layer("gate").set_weights([np.zeros((64, 1)), np.array([-50.0])])
     model.get_layer("logits").bias.assign([-2.0])
     mask = model(np.random.default_rng(0).random((1, 32, 32, 1), np.float32))["mask"]
-    np.testing.assert_allclose(mask, -2.0, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(mask), -2.0, atol=1e-5)
 
 
 def test_dilated_branch_sees_as_far_as_it_should():
@@ -218,7 +224,7 @@ def test_dilated_branch_sees_as_far_as_it_should():
     far = keras.Model(inputs, model.get_layer("dilated_7").output)
     tile = np.zeros((1, 15, 15, 1), np.float32)
     tile[0, 0, 0] = 1
-    seen = np.argwhere(np.abs(far(tile)[0, ..., 0]) > 0)
+    seen = np.argwhere(np.abs(to_numpy(far(tile))[0, ..., 0]) > 0)
     np.testing.assert_array_equal(seen, [[0, 0], [0, 7], [7, 0], [7, 7]])
 
 
