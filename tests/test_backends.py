@@ -16,22 +16,18 @@ import pytest
 
 HERE = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
-MODULES = (
-    "losses",
-    "metrics",
-    "pipeline",
-    "augmentation",
-    "encoders",
-    "resnet",
-    "unet",
-    "weights",
-    "callbacks",
-    "training",
-    "runs",
-    "inference",
-    "measure",
-    "machine",
-)
+MODULES = {  # a process each: JAX keeps what it has compiled in memory, too
+    "arrays": (
+        "losses",
+        "metrics",
+        "pipeline",
+        "augmentation",
+        "inference",
+        "machine",
+    ),
+    "networks": ("encoders", "resnet", "unet", "measure"),
+    "training": ("callbacks", "training", "runs", "weights"),
+}
 # JAX compiles every operation for every shape that it meets, so that large networks
 # take minutes. Left out are the largest encoders, 16 bits on a CPU, each part of the
 # decoder by itself (all together are tested), and repetitions of what is tested.
@@ -71,8 +67,9 @@ def installed():
     return [name for name in BACKENDS if importlib.util.find_spec(name)]
 
 
+@pytest.mark.parametrize("part", MODULES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_unit_tests_pass(backend, cache):
+def test_unit_tests_pass(backend, part, cache):
     if backend == keras.backend.backend():
         pytest.skip("the backend of this session")
     if backend not in installed():
@@ -86,7 +83,7 @@ def test_unit_tests_pass(backend, cache):
         "-k",
         f"not ({LEFT_OUT})",
     ]
-    files = [HERE / f"test_{name}.py" for name in MODULES]
+    files = [HERE / f"test_{name}.py" for name in MODULES[part]]
     print(run(backend, cache, "-m", "pytest", *options, *files))
 
 
