@@ -74,15 +74,8 @@ def test_unit_tests_pass(backend, part, cache):
         pytest.skip("the backend of this session")
     if backend not in installed():
         pytest.skip(f"{backend} is not installed")
-    options = [
-        "-q",
-        "-o",
-        "addopts=",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        f"not ({LEFT_OUT})",
-    ]
+    chosen = ["-k", f"not ({LEFT_OUT})"]
+    options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", *chosen]
     files = [HERE / f"test_{name}.py" for name in MODULES[part]]
     print(run(backend, cache, "-m", "pytest", *options, *files))
 
