@@ -44,10 +44,10 @@ def main():
 
 def tiles(count, different=400):
     """Synthetic tiles, the same ones again and again: here only their number counts."""
-    images, masks, depths = make_tiles(different)[:3]
+    made = make_tiles(different)
     again = np.arange(count) % different
     ids = np.array([f"{number:010x}" for number in range(count)])
-    return Tiles(ids, images[again], masks[again], depths[again])
+    return Tiles(ids, made.images[again], made.masks[again], made.depths[again])
 
 
 def peak():
