@@ -14,6 +14,8 @@ from keras import layers, ops
 from helpers.encoders import MOMENTUM, build_encoder, conv_block, stride_of
 from helpers.resnet import squeeze_excite
 
+EXACT = "float32"  # dtype of the logits, also in a network that computes with 16 bits
+
 
 def build_unet(
     encoder="scratch",
@@ -240,7 +242,7 @@ def image_gate(x, hidden=64):
     """
     x = layers.GlobalAveragePooling2D(name="gate_mean")(x)
     x = layers.Dense(hidden, activation="relu", name="gate_hidden")(x)
-    logit = layers.Dense(1, dtype="float32", name="gate")(x)
+    logit = layers.Dense(1, dtype=EXACT, name="gate")(x)
     opening = layers.Activation("sigmoid", name="gate_sigmoid")(logit)
     return logit, layers.Reshape((1, 1, 1), name="gate_opening")(opening)
 
@@ -269,11 +271,11 @@ def _hypercolumn(x, stages, strides):
 
 def _logits(x, classes, size, name):
     """One number a pixel and class, at full size."""
-    x = layers.Conv2D(classes, 1, dtype="float32", name=name)(x)
+    x = layers.Conv2D(classes, 1, dtype=EXACT, name=name)(x)
     if x.shape[1] < size:
         stride = size // x.shape[1]
         x = layers.UpSampling2D(
-            stride, interpolation="bilinear", dtype="float32", name=f"{name}_full"
+            stride, interpolation="bilinear", dtype=EXACT, name=f"{name}_full"
         )(x)
     return x
 
@@ -298,7 +300,7 @@ def _framed(network, input_shape):
         )
     tile = keras.Input(input_shape, name="framed_tile")
     logits = network(ops.pad(tile, ((0, 0), *border, (0, 0)), mode="reflect"))
-    cut = layers.Cropping2D(border, dtype="float32", name="cut")
+    cut = layers.Cropping2D(border, dtype=EXACT, name="cut")
     if isinstance(logits, dict):
         logits = {k: x if k == "gate" else cut(x) for k, x in logits.items()}
     else:
