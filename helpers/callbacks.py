@@ -174,7 +174,7 @@ class StopAfterEpoch(keras.callbacks.Callback):
 
 
 class TimeLeft(keras.callbacks.Callback):
-    """Says after every epoch how long the rest will take, in one line.
+    """Says before every epoch but the first how long the rest will take, in one line.
 
     Args:
         epochs: of the whole training, all stages together.
@@ -182,13 +182,16 @@ class TimeLeft(keras.callbacks.Callback):
 
     def __init__(self, epochs):
         super().__init__()
-        self.epochs = epochs
+        self.epochs, self.seconds = epochs, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Take the last epoch's time for that of each to come (see `EpochOrder`)."""
+        if self.seconds is not None:
+            print(f"{duration((self.epochs - epoch) * self.seconds)} to go", flush=True)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Take the epoch's time for that of each to come (see `EpochOrder`)."""
-        left = self.epochs - epoch - 1
-        if left:
-            print(f"{left} epochs left, {duration(left * logs['seconds'])}", flush=True)
+        """Remember how long it took."""
+        self.seconds = logs["seconds"]
 
 
 class Show(keras.callbacks.Callback):
@@ -219,7 +222,9 @@ def tensorboard(folder):
 
 
 def duration(seconds):
-    """`"40 seconds"`, `"7 minutes"` or `"3.5 hours"`: str for people."""
+    """`"a few seconds"`, `"40 seconds"`, `"7 minutes"` or `"3.5 hours"`: for people."""
+    if seconds < 10:
+        return "a few seconds"
     if seconds < 100:
         return f"{round(seconds)} seconds"
     if seconds < 6000:

@@ -58,10 +58,11 @@ def test_durations_are_told_for_people(seconds, words):
 
 def test_time_left_follows_from_the_last_epoch(capsys):
     tell = TimeLeft(epochs=5)
-    tell.on_epoch_end(2, {"seconds": 20.0})
-    assert capsys.readouterr().out == "2 epochs left, 40 seconds\n"
-    tell.on_epoch_end(4, {"seconds": 20.0})
+    tell.on_epoch_begin(2)
     assert capsys.readouterr().out == ""
+    tell.on_epoch_end(2, {"seconds": 20.0})
+    tell.on_epoch_begin(3)
+    assert capsys.readouterr().out == "40 seconds to go\n"
 
 
 def test_tensorboard_is_told_where_it_is_installed(monkeypatch, tmp_path):
