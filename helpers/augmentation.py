@@ -251,6 +251,8 @@ _LARGEST = {
 }
 _ARROWS = 16  # random displacements in a row, between which elastic distortion blends
 _CELLS = 5  # of grid distortion, in a row
+_STEPS = 1024.0  # of a pixel, to which `_bent` rounds; float32 holds such steps exactly
+#                  up to row 16,384 of its tall picture: 64 tiles of 128 pixels, twice
 
 
 def _spread(names, on, rng):
@@ -325,6 +327,10 @@ def _bent(stacked, matrices, away):
 
 
 def _mirrored(position, size):
-    """Positions outside 0 ... size - 1 mirrored at the outer edge of the last pixel."""
+    """Positions outside 0 ... size - 1 mirrored at the outer edge of the last pixel.
+
+    They are rounded to 1/1024 of a pixel, so that adding whole tiles to them is exact:
+    image and mask, which lie in different rows, are moved alike.
+    """
     position = ops.abs(ops.mod(position + (size + 0.5), 2 * size) - size) - 0.5
-    return ops.clip(position, 0, size - 1)
+    return ops.round(_STEPS * ops.clip(position, 0, size - 1)) / _STEPS

@@ -1,8 +1,10 @@
 """What this machine is good at: accelerators, number formats, compilers."""
 
+import importlib
 import logging
 import os
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 POLITE = {  # less noise, and memory of the accelerator is left for other processes
@@ -11,7 +13,6 @@ POLITE = {  # less noise, and memory of the accelerator is left for other proces
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # set where several machines train together
-_joined = []
 
 
 def load_keras():
@@ -25,10 +26,15 @@ def load_keras():
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with quiet():
         import keras
-    if JOB in os.environ and not _joined:
-        keras.distribution.initialize()  # reads the addresses itself
-        _joined.append(True)
+    if JOB in os.environ:
+        _join()
     return keras
+
+
+@cache
+def _join():
+    """Meet the other machines, once; Keras reads their addresses itself."""
+    importlib.import_module("keras.distribution").initialize()
 
 
 def accelerators():

@@ -96,9 +96,12 @@ class Run:
 
     def predict(self, images, progress=None):
         """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
-        system = self.config["system"]
-        batch_size = 2 * system["batch_size"]
-        how = self.frame, system["flips"], batch_size, progress
+        return self.predict_as(self.config["system"], images, progress)
+
+    def predict_as(self, system, images, progress=None):
+        """The same before `config.json` is written: `system` is its entry, a dict."""
+        frame, batch_size = Frame(**system["frame"]), 2 * system["batch_size"]
+        how = frame, system["flips"], batch_size, progress
         return inference.ensemble(
             [inference.predict(model, images, *how) for model in self.models()]
         )

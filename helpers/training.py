@@ -5,7 +5,6 @@ import shutil
 import time
 import zlib
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -13,12 +12,7 @@ import numpy as np
 
 from helpers import devices, inference, losses, stages
 from helpers.callbacks import EpochOrder, Show, TimeLeft, duration, tensorboard
-from helpers.checkpoints import (
-    Checkpoints,
-    Copy,
-    bring_back,
-    keep_copy,
-)
+from helpers.checkpoints import Checkpoints, Copy, bring_back, keep_copy
 from helpers.data import make_folds
 from helpers.files import write_beside
 from helpers.machine import choose_precision, precision
@@ -32,6 +26,7 @@ from helpers.unet import build_unet
 __all__ = ["EpochOrder", "Stopped", "build_model", "estimate", "find_runs", "fit"]
 
 CAN_GO_ON = ("begun", "finished")  # with a run in such a state
+START = 10.0  # seconds in which a network is made ready, about, on a CPU
 WATCHED_SHARE = 0.1  # of the training tiles, to choose the epoch of a plateau stage
 
 
@@ -91,7 +86,7 @@ def fit(system, tiles, fold, settings, verbose=1, show=None):
             stages.train(model, system, data, checkpoints, told, policy, verbose)
         _keep(model, checkpoints.state.snapshots(), folder)
     plan["parameters"] = model.count_params()
-    _examine(system, held_out, checkpoints, plan)
+    _examine(held_out, checkpoints, plan)
     return Run(folder)
 
 
@@ -100,7 +95,8 @@ def estimate(planned, tiles, settings, fold=0):
 
     One prediction with each network is timed; learning from a tile takes about three
     times as long, since the gradient goes the way back twice: for the layers' inputs,
-    and for their weights. Trainings that are finished take no time.
+    and for their weights. To that come the tiles watched after each epoch, and the
+    time until a training moves at all. Trainings that are finished take no time.
 
     Args:
         planned: the systems to be trained.
@@ -123,7 +119,7 @@ def estimate(planned, tiles, settings, fold=0):
             known[key] = seconds_per_tile(model, min(system.batch_size, 8))
         share = round(len(tiles) * (1 - 1 / system.folds))
         count = min(system.tiles or share, share)
-        total += 3 * known[key] * count * system.epochs
+        total += known[key] * (3 * count + system.watched) * system.epochs + START
     trainings = f"{len(planned)} trainings" if len(planned) > 1 else planned[0].name
     print(f"{trainings}: about {duration(total)} on this machine", flush=True)
     return total
@@ -283,17 +279,10 @@ def _keep(model, snapshots, folder):
             model.save(beside)
 
 
-def _examine(system, held_out, checkpoints, config):
+def _examine(held_out, checkpoints, config):
     """Predict the fold that was left out, and close the run."""
     run = Run(checkpoints.run)
-    predict = partial(
-        inference.predict,
-        images=held_out.images,
-        frame=system.frame,
-        flips=system.flips,
-        batch_size=2 * system.batch_size,
-    )
-    probabilities = inference.ensemble([predict(each) for each in run.models()])
+    probabilities = run.predict_as(config["system"], held_out.images)
     with write_beside(run.folder / "validation.npz") as beside:
         packed = np.rint(probabilities * 255).astype(np.uint8)
         np.savez_compressed(beside, ids=held_out.ids, probabilities=packed)

@@ -46,14 +46,6 @@ def system():
     )
 
 
-def tiles():
-    from helpers import data, synthetic
-
-    made = synthetic.make_tiles(20, seed=5)
-    ids = np.array([f"{index:010x}" for index in range(20)])
-    return data.Tiles(ids, made.images, made.masks, made.depths)
-
-
 def main(task, *folders):
     backend = os.environ["KERAS_BACKEND"]
     if backend != "tensorflow":
@@ -62,16 +54,18 @@ def main(task, *folders):
 
     for module in pkgutil.iter_modules(helpers.__path__):
         importlib.import_module(f"helpers.{module.name}")
+    from shapes import labelled
+
     from helpers import config, runs, training
 
     training.choose_precision = lambda system: ("float32", "to be compared")
     for folder in map(Path, folders):
         settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
         if task == "train":
-            training.fit(system(), tiles(), 0, settings, verbose=0)
+            training.fit(system(), labelled(20), 0, settings, verbose=0)
         else:
             (run,) = runs.find_runs(settings.runs_dir)
-            np.save(folder / f"{backend}.npy", run.predict(tiles().images))
+            np.save(folder / f"{backend}.npy", run.predict(labelled(20).images))
 
 
 if __name__ == "__main__":

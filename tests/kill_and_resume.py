@@ -30,13 +30,10 @@ def child(folder):
     from helpers.machine import load_keras
 
     load_keras()
-    import numpy as np
+    from shapes import labelled
 
-    from helpers import config, data, recipe, synthetic, training
+    from helpers import config, recipe, training
 
-    tiles = synthetic.make_tiles(60, seed=5)
-    ids = np.array([f"{index:010x}" for index in range(60)])
-    tiles = data.Tiles(ids, tiles.images, tiles.masks, tiles.depths)
     stages = (
         recipe.Stage("bce+dice", 6, 1e-2, restarts=1, average=0.9, clip=1.0),
         recipe.Stage("lovasz-elu", 6, 1e-2, "plateau", patience=1, optimizer="rmsprop"),
@@ -52,7 +49,12 @@ def child(folder):
     )
     settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
     training.fit(
-        system, tiles, 0, settings, verbose=0, show=lambda _: print(EPOCH, flush=True)
+        system,
+        labelled(60),
+        0,
+        settings,
+        verbose=0,
+        show=lambda _: print(EPOCH, flush=True),
     )
 
 

@@ -13,3 +13,12 @@ def blobs(count=16, size=101):
 
 def noise(count=3, size=101):
     return np.random.default_rng(5).integers(0, 256, (count, size, size), np.uint8)
+
+
+def labelled(count=40):
+    """Synthetic tiles with ids, as they are read from files: `data.Tiles`."""
+    from helpers import data, synthetic
+
+    made = synthetic.make_tiles(count, seed=5)
+    ids = np.array([f"{index:010x}" for index in range(count)])
+    return data.Tiles(ids, made.images, made.masks, made.depths)

@@ -56,9 +56,7 @@ def test_image_and_mask_move_together_and_masks_stay_binary(name):
     masks = blobs()
     images = masks.astype(np.uint8) * 255
     grey, salt = augmented(GEOMETRY[name], images, masks)
-    clear = np.abs(grey - 0.5) > 1e-3  # positions are rounded to float32
-    assert np.array_equal((grey > 0.5)[clear], salt[clear] == 1)
-    assert clear.mean() > 0.99
+    assert np.array_equal(grey > 0.5, salt == 1)
     assert np.isin(salt, (0, 1)).all() and salt.dtype == np.float32
     moved = (salt != masks).any(axis=(1, 2))
     assert moved.sum() >= len(masks) / 4
@@ -168,7 +166,7 @@ ELASTIC = replace(OFF, elastic=0.02)
 GRID = replace(OFF, grid=0.3)
 BRONZE = systems.get("bronze-inceptionresnet").augmentation
 OLSEN = systems.get("olsen-seresnext50").augmentation
-ALL = replace(OLSEN, shear=0.1, contrast=0.2, probability=1.0, one_of=())
+ALL = replace(OLSEN, rotation=45.0, shear=0.1, contrast=0.2, probability=1.0, one_of=())
 NEW = {"crop": CROP, "blur": BLUR, "elastic": ELASTIC, "grid": GRID}
 ROWS = {**NEW, "bronze": BRONZE, "Olsen": OLSEN, "all": ALL}
 

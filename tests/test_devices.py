@@ -19,7 +19,8 @@ from helpers.machine import load_keras
 keras = load_keras()
 import numpy as np
 from pathlib import Path
-from helpers import config, data, machine, recipe, synthetic, training, unet
+from shapes import labelled
+from helpers import config, machine, recipe, training, unet
 
 devices, folder = int(sys.argv[1]), Path(sys.argv[2])
 policy = "float32"
@@ -34,9 +35,6 @@ if keras.backend.backend() == "tensorflow":
 else:
     machine.accelerators = keras.distribution.list_devices
 training.choose_precision = lambda system: (policy, "to compare")
-tiles = synthetic.make_tiles(20, seed=5)
-ids = np.array([f"{index:010x}" for index in range(20)])
-tiles = data.Tiles(ids, tiles.images, tiles.masks, tiles.depths)
 system = recipe.System(
     "small", "", "",
     network=recipe.Network(filters=4, depth=2, residual=True, gate=True),
@@ -45,7 +43,7 @@ system = recipe.System(
 )
 settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
 before = training.build_model(system, policy, settings.seed).get_weights()
-run = training.fit(system, tiles, 0, settings, verbose=0)
+run = training.fit(system, labelled(20), 0, settings, verbose=0)
 after = run.model().get_weights()
 np.savez(folder / "step.npz", *[b - a for a, b in zip(before, after)])
 print("score", run.score)
@@ -54,9 +52,9 @@ print("score", run.score)
 
 def train(backend, devices, folder, **variables):
     """A child process that trains for one step."""
-    root = Path(__file__).parents[1]
+    tests = Path(__file__).parent
     flags = f"--xla_force_host_platform_device_count={devices}"
-    variables |= {"KERAS_BACKEND": backend, "PYTHONPATH": str(root)}
+    variables |= {"KERAS_BACKEND": backend, "PYTHONPATH": f"{tests.parent}:{tests}"}
     if "KERAS_DISTRIBUTION_PROCESS_ID" not in variables:
         variables["XLA_FLAGS"] = flags
     return subprocess.Popen(

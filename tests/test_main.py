@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from helpers import __main__ as main
-from helpers import data, runs, synthetic
+from helpers import data, runs, synthetic, training
 
 V4 = nbformat.v4
 
@@ -112,6 +112,16 @@ def test_train_writes_a_run(smoke, monkeypatch, capsys):
     (run,) = runs.find_runs(smoke / "runs")
     assert run.name == "salt-net/fold-1"
     assert "salt-net/fold-1: score" in capsys.readouterr().out
+
+
+def test_training_that_is_stopped_has_a_status_of_its_own(monkeypatch, capsys):
+    def stopped(*args):
+        raise training.Stopped("after an epoch of salt-net: the same call goes on")
+
+    monkeypatch.setattr(training, "estimate", lambda *args: 0.0)
+    monkeypatch.setattr(training, "fit", stopped)
+    assert main.main(["train", "salt-net"]) == main.STOPPED
+    assert "stopped after an epoch of salt-net" in capsys.readouterr().err
 
 
 def test_predict_ensembles_the_folds_that_are_there(smoke, capsys):

@@ -82,3 +82,20 @@ def test_rules_draw_a_line_per_smallest_mask(tiles):
     perfect, emptied = figure.axes[0].lines
     assert np.allclose(perfect.get_ydata(), 1.0)
     assert np.allclose(emptied.get_ydata(), 2 / 3)  # the salt of 1,600 pixels is lost
+
+
+def test_live_curves_are_drawn_in_place(monkeypatch):
+    drawn = []
+
+    class Handle:
+        def update(self, figure):
+            drawn.append(len(figure.axes[0].lines[0].get_xdata()))
+
+    monkeypatch.setattr(plotting, "display", lambda **_: Handle())
+    show = plotting.live_curves()
+    history = pd.DataFrame(
+        {name: [0.0, 1.0, 2.0] for name in ("loss", "val_loss", "score", "val_score")}
+    ).assign(epoch=range(3))
+    for epochs in (1, 3):
+        show(history[:epochs])
+    assert drawn == [1, 3] and not plt.get_fignums()

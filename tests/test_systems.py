@@ -4,18 +4,16 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 
-import numpy as np
 import pytest
+from shapes import labelled
 
 from helpers import (
     config,
-    data,
     inference,
     losses,
     resnet,
     runs,
     submission,
-    synthetic,
     systems,
     training,
 )
@@ -123,9 +121,7 @@ def whole_way(system, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, "seresnext50", (1, 1, 1, 1))
         patch.setitem(resnet.BLOCKS, "seresnext101", (1, 1, 2, 1))
-        made = synthetic.make_tiles(40, seed=5)
-        ids = np.array([f"{index:010x}" for index in range(40)])
-        tiles = data.Tiles(ids, made.images, made.masks, made.depths)
+        tiles = labelled()
         settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
         budget = config.Budget(4, size=32, tiles=16, batch_size=4)
         small = system.within(budget).with_weights("none")
@@ -155,3 +151,17 @@ def whole_way(system, folder):
         masks = inference.Rule()(runs.predict(members, tiles.images[:3]))
         path = folder / "submission.csv"
         assert submission.write_submission(path, tiles.ids[:3], masks).rows == 3
+
+
+def test_default_network_builds_from_its_row():
+    model = training.build_model(systems.get("salt-net"))
+    assert model.output_shape == (None, 128, 128, 1)
+
+
+def test_same_seed_same_weights_and_policy_is_put_back():
+    system = systems.get("lavinama-unet").within(config.Budget(1, size=32))
+    first, again, other = (
+        training.build_model(system, "float32", seed).get_weights()[0]
+        for seed in (1, 1, 2)
+    )
+    assert (first == again).all() and (first != other).any()

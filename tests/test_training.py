@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from shapes import labelled
 
 from helpers import (
     callbacks,
@@ -19,7 +20,6 @@ from helpers import (
     recipe,
     runs,
     stages,
-    synthetic,
     systems,
     training,
 )
@@ -34,9 +34,7 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def tiles():
-    made = synthetic.make_tiles(40, seed=5)
-    ids = np.array([f"{index:010x}" for index in range(40)])
-    return data.Tiles(ids, made.images, made.masks, made.depths)
+    return labelled()
 
 
 @pytest.fixture
@@ -263,12 +261,13 @@ def test_tiles_that_choose_the_epoch_are_not_those_reported(tiles):
     ids=["stopped", "averaged"],
 )
 def test_interrupted_between_the_last_epoch_and_the_end(
-    stage, tiles, settings, monkeypatch
+    stage, tiles, settings, stuck, monkeypatch
 ):
     """Nothing is trained again; what counts are the best, or the averaged weights."""
     system = replace(TINY, stages=(stage,))
     apart = replace(settings, output_dir=settings.output_dir / "apart")
     whole = training.fit(system, tiles, 0, apart, verbose=0)
+    assert len(whole.history()) == 3  # all, or until it stopped
 
     def off(*args):
         raise KeyboardInterrupt
@@ -502,3 +501,18 @@ def test_vanished_disk_of_copies_is_a_warning(finished, tiles, settings, capsys)
     assert f"warning: no copy in {drive}" in capsys.readouterr().out
     assert not drive.exists()
     assert_same(run, whole)
+
+
+def test_estimate_is_one_line_and_grows_with_the_work(
+    finished, tiles, monkeypatch, capsys
+):
+    _, settings = finished
+    assert training.estimate([TINY], tiles, settings) == 0.0
+    assert capsys.readouterr().out == "nothing to train: the runs are there\n"
+    monkeypatch.setattr(training, "seconds_per_tile", lambda *_: 0.5)
+    one = replace(TINY, name="one")
+    seconds = training.estimate([one], tiles, settings)
+    assert seconds == training.START + 0.5 * (3 * 32 + one.watched) * one.epochs
+    assert capsys.readouterr().out.startswith("one: about ")
+    assert training.estimate([TINY, one, one], tiles, settings) == 2 * seconds
+    assert capsys.readouterr().out.startswith("2 trainings: about ")
