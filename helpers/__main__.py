@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from helpers.config import PROFILES, ROOT, SYNTHETIC, Settings
+from helpers.config import PROFILES, ROOT, SYNTHETIC, Budget, Settings
 from helpers.files import DataError, write_beside
 from helpers.machine import load_keras
 
@@ -34,7 +34,7 @@ def main(arguments=None):
         act = {"train": _train, "predict": _predict}.get(options.command)
         names = _known_systems(options) if act else None
         notebooks = _numbers(options.only)
-    except ValueError as error:
+    except (DataError, ValueError) as error:
         parser.error(str(error))
     print(settings.describe(), flush=True)
     try:
@@ -62,7 +62,9 @@ def _parser():
     parser.add_argument("--only", help="notebooks to run, such as 02,05")
     commands = parser.add_subparsers(dest="command", title="commands")
     train = commands.add_parser("train", help="train one system", parents=[common])
-    train.add_argument("system", help="a name in helpers/systems.py, e.g. salt-net")
+    train.add_argument(
+        "system", help="a name in helpers/systems.py, or a run's config.json"
+    )
     train.add_argument("--fold", type=int, default=0, help="0 to 4, in a row of five")
     train.add_argument("--epochs", type=int, help="in all, at least one a stage")
     train.add_argument(
@@ -105,13 +107,21 @@ def _known_systems(options):
     load_keras()
     from helpers import systems
 
-    names = [options.system] if options.command == "train" else options.systems
-    for name in names:
-        systems.get(name)
     if options.command == "train":
-        members = systems.get(options.system).members
-        _check_training(options, [systems.get(member) for member, _ in members])
-    return names
+        _check_training(options, _rows(options.system))
+        return [options.system]
+    for name in options.systems:
+        systems.get(name)
+    return options.systems
+
+
+def _rows(name):
+    """The systems that a name stands for: rows of the registry, or that of a file."""
+    from helpers import recipe, systems
+
+    if name.endswith(".json"):
+        return [recipe.read(name)]
+    return [systems.get(member) for member, _ in systems.get(name).members]
 
 
 def _check_training(options, rows):
@@ -126,16 +136,21 @@ def _check_training(options, rows):
 
 
 def _train(names, options, settings):
-    """Train at the profile's budget; the full profile's is the published recipe."""
+    """Train at the profile's budget; the full profile's is the published recipe.
+
+    A row from a file is trained as it stands there.
+    """
     from helpers import data, systems, training
 
     profile = settings.profile
     tiles = data.load_tiles(settings)
-    for name, _ in systems.get(names[0]).members:
-        small = name != systems.DEFAULT and profile.main.epochs is not None
+    for system in _rows(names[0]):
+        small = system.name != systems.DEFAULT and profile.main.epochs is not None
         budget = profile.encoders if small else profile.main
+        if names[0].endswith(".json"):
+            budget = Budget(None, system.frame.size, system.tiles)
         budget = replace(budget, epochs=options.epochs or budget.epochs)
-        system = systems.get(name).within(budget)
+        system = system.within(budget)
         if options.weights is not None:
             system = system.with_weights(options.weights)
         training.estimate([system], tiles, settings, options.fold)
@@ -214,6 +229,7 @@ def run_notebook(notebook, folder):
             timeout=None,
             kernel_name="python3",
             coalesce_streams=True,
+            store_widget_state=False,
             extra_arguments=["--log-level=ERROR"],
             resources={"metadata": {"path": str(notebook.parent)}},
             on_cell_start=lambda cell, cell_index: current.append(cell_index),
@@ -228,9 +244,22 @@ def run_notebook(notebook, folder):
             error = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
             fault = f"cell {cell} (`{first}`):\n{error}"
         finally:
+            _make_still(book)
             with write_beside(folder / notebook.name) as beside:
                 nbformat.write(book, beside)
     return fault
+
+
+def _make_still(book):
+    """Leave of widgets, which live as long as their kernel, the pictures they give."""
+    widget = "application/vnd.jupyter.widget-view+json"
+    for cell in book.cells:
+        outputs = cell.get("outputs", [])
+        alive = [output for output in outputs if widget in output.get("data", {})]
+        for output in alive:
+            del output.data[widget]
+            if "image/png" not in output.data:
+                outputs.remove(output)
 
 
 if __name__ == "__main__":

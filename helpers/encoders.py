@@ -15,7 +15,7 @@ from keras import layers
 
 from helpers import resnet
 from helpers import weights as weight_files
-from helpers.resnet import MOMENTUM
+from helpers.resnet import MOMENTUM, BatchNorm
 
 APPLICATIONS = {  # of Keras
     "vgg16": "VGG16",
@@ -196,7 +196,7 @@ def conv_block(x, filters, residual=False, name=None):
         x = layers.Conv2D(
             filters, 3, padding="same", use_bias=False, name=f"{name}_conv{step}"
         )(x)
-        x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_bn{step}")(x)
+        x = BatchNorm(momentum=MOMENTUM, name=f"{name}_bn{step}")(x)
         if step == 2 and residual:
             if shortcut.shape[-1] != filters:
                 shortcut = layers.Conv2D(filters, 1, name=f"{name}_shortcut")(shortcut)

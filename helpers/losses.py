@@ -14,7 +14,10 @@ here, because Keras' Dice costs 1.0 where an empty mask is met by an empty predi
 """
 
 import keras
+import numpy as np
 from keras import ops
+
+from helpers import machine
 
 PACKAGE = "salt"
 
@@ -91,7 +94,7 @@ def lovasz_hinge(y_true, y_pred, activation="relu"):
     flat = _whole_batch if len(ops.shape(y_true)) == 1 else _per_image
     labels = flat(y_true)
     errors = 1.0 - flat(y_pred) * (2.0 * labels - 1.0)
-    order = ops.argsort(ops.stop_gradient(-errors), axis=1)
+    order = _largest_first(ops.stop_gradient(errors))
     errors = ops.take_along_axis(errors, order, axis=1)
     labels = ops.take_along_axis(labels, order, axis=1)
     salt = ops.sum(labels, axis=1, keepdims=True)
@@ -102,6 +105,19 @@ def lovasz_hinge(y_true, y_pred, activation="relu"):
     increments = ops.stop_gradient(jaccard - before)
     margin = ops.relu(errors) if activation == "relu" else ops.elu(errors) + 1.0
     return ops.sum(margin * increments, axis=1)
+
+
+def _largest_first(errors):
+    """Positions of each image's errors in falling order: int (n, pixels)."""
+    if keras.backend.backend() != "tensorflow" or machine.accelerator():
+        return ops.argsort(-errors, axis=1)
+    from tensorflow import int32, numpy_function  # NumPy sorts three times as fast
+
+    def sort(errors):
+        return np.argsort(-errors, axis=1).astype(np.int32)
+
+    order = numpy_function(sort, [errors], int32, stateful=False)
+    return ops.reshape(order, ops.shape(errors))
 
 
 def _check_activation(activation):

@@ -53,8 +53,8 @@ def accelerator():
     return next(iter(accelerators()), "")
 
 
-def choose_precision(system):
-    """The fastest number format for this machine and system, and why.
+def choose_precision():
+    """The fastest number format for this machine, and why.
 
     Weights, losses and scores stay in float32 in any case.
 
@@ -66,8 +66,6 @@ def choose_precision(system):
         return "mixed_bfloat16", "made for TPUs"
     if device:
         return _precision_on_gpu(compute_capability())
-    if system.network.encoder not in GAIN_ON_CPU:
-        return "float32", "no gain from 16 bits with this encoder on a CPU"
     if load_keras().backend.backend() == "tensorflow" and _cpu_flags() & BFLOAT16_FLAGS:
         return "mixed_bfloat16", "this CPU multiplies bfloat16 natively"
     return "float32", "this CPU has no fast 16-bit arithmetic"
@@ -106,7 +104,6 @@ def compute_capability():
     return details.get("compute_capability")
 
 
-GAIN_ON_CPU = ("scratch", "seresnext50", "seresnext101")  # measured
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 

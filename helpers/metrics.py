@@ -58,9 +58,24 @@ def precision_per_image(y_true, y_pred):
         >>> precision_per_image(truth, guess)  # exceeds 0.50, 0.55, 0.60, 0.65
         array([0.4])
     """
-    both, union = _counts(y_true, y_pred)
-    passed = 20 * both[:, None] > STEPS * union[:, None]
-    return np.where(union == 0, 1.0, passed.sum(axis=1) / 10)
+    return precision_of_counts(*_counts(y_true, y_pred))
+
+
+def passed(both, union):
+    """Which of the ten IoU thresholds each tile exceeds.
+
+    Args:
+        both, union: int (n,), pixels in the intersection and in the union.
+
+    Returns:
+        bool (n, 10); all True where both masks are empty.
+    """
+    return (20 * both[:, None] > STEPS * union[:, None]) | (union[:, None] == 0)
+
+
+def precision_of_counts(both, union):
+    """The competition's score of each tile, from counts: see `passed`; float64 (n,)."""
+    return passed(both, union).sum(axis=1) / 10
 
 
 def mean_precision(y_true, y_pred):

@@ -3,11 +3,14 @@
 These are the empty forms; `systems` holds the published systems that fill them in.
 """
 
+import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from helpers.augmentation import Augmentation
+from helpers.files import DataError, write_beside
 from helpers.pipeline import Frame
 
 
@@ -215,3 +218,36 @@ class Ensemble:
     source: str
     members: tuple[tuple[str, float], ...]
     published: str = ""
+
+
+def write(system, path):
+    """Write a `System` into a JSON file, for `read`."""
+    with write_beside(path) as beside:
+        beside.write_text(json.dumps(asdict(system), indent=1))
+
+
+def read(path):
+    """Read a `System` from a JSON file: from `write`, or a run's `config.json`.
+
+    Raises:
+        DataError: for a file that is missing or holds something else.
+    """
+    try:
+        entry = json.loads(Path(path).read_text())
+        entry = _frozen(entry.get("system", entry))
+        parts = {"network": Network, "frame": Frame, "augmentation": Augmentation}
+        parts = {name: kind(**entry[name]) for name, kind in parts.items()}
+        stages = tuple(Stage(**stage) for stage in entry["stages"])
+        return System(**{**entry, **parts, "stages": stages})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: no row of a system ({error}): give a run's config.json, or a "
+            "file of its kind"
+        ) from error
+
+
+def _frozen(value):
+    """Lists as tuples, at any depth: what JSON has made of a row, made good."""
+    if isinstance(value, dict):
+        return {key: _frozen(part) for key, part in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

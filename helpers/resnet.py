@@ -171,7 +171,50 @@ def _add_shortcut(x, y, stride, name):
 
 
 def _batch_norm(x, name):
-    return layers.BatchNormalization(momentum=MOMENTUM, epsilon=1e-5, name=name)(x)
+    return BatchNorm(momentum=MOMENTUM, epsilon=1e-5, name=name)(x)
+
+
+@keras.saving.register_keras_serializable(package="salt")
+class BatchNorm(layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` of pictures, also fast on a CPU.
+
+    Keras goes through the whole tensor for the mean, the variance and the quotient, in
+    float32 even where the network computes in bfloat16. TensorFlow has one kernel for
+    all of that; a training step of our U-Net takes a quarter less time. The weights are
+    the same, and so are the results but for rounding.
+
+    Args: those of `keras.layers.BatchNormalization`, with scale and centre.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        usual = keras.backend.backend() != "tensorflow" or machine.accelerator()
+        usual = usual or keras.backend.standardize_dtype(inputs.dtype) == "float64"
+        if usual or self.synchronized or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        from tensorflow import raw_ops
+
+        learning = bool(training and self.trainable)
+        before = self.moving_mean.value, self.moving_variance.value
+        outputs, *now = raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=[] if learning else before[0],
+            variance=[] if learning else before[1],
+            epsilon=self.epsilon,
+            is_training=learning,
+        )[:3]
+        if learning:
+            count = ops.cast(ops.size(inputs) / inputs.shape[-1], "float32")
+            now[1] *= (count - 1.0) / count  # the kernel divides by count - 1
+            self.moving_mean.assign(_moved(before[0], now[0], self.momentum))
+            self.moving_variance.assign(_moved(before[1], now[1], self.momentum))
+        return outputs
+
+
+def _moved(old, new, momentum):
+    """A moving average after one more value."""
+    return old * momentum + new * (1.0 - momentum)
 
 
 @keras.saving.register_keras_serializable(package="salt")

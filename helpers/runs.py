@@ -10,7 +10,9 @@ A run `runs/<system>/fold-<k>/` holds
 | `snapshot-<epoch>.keras` | it before each restart of the learning rate, if any |
 | `validation.npz` | ids and probabilities (uint8, 255 is 1) of the fold's tiles |
 
-Notebooks, ensembles and comparisons read runs; none needs another's memory.
+Of each tile there are two predictions: `plain`, and `mirrored`, from its mirror image
+and mirrored back. Notebooks, ensembles and comparisons read runs; none needs another's
+memory.
 """
 
 import json
@@ -86,21 +88,34 @@ class Run:
         files = [self.folder / "model.keras", *self.folder.glob("snapshot-*.keras")]
         return [keras.models.load_model(file, compile=False) for file in sorted(files)]
 
-    def validation(self):
-        """`(ids, probabilities)` of the fold's tiles: str (n,), float32 (n, 101, 101).
+    def validation(self, flips=None):
+        """What the network said of the fold's tiles.
 
-        Stored with 255 steps, so within 0.002 of what the network said.
+        Args:
+            flips: whether averaged with what it said of the mirrored tiles; by default
+                as its system does.
+
+        Returns:
+            `(ids, probabilities)`: str (n,), float32 (n, 101, 101). They were stored
+            with 255 steps, so they are within 0.002 of what the network said.
         """
+        flips = self.config["system"]["flips"] if flips is None else flips
         with np.load(self.folder / "validation.npz") as stored:
-            return stored["ids"], stored["probabilities"] / np.float32(255)
+            ids, total = stored["ids"], stored["plain"].astype(np.float32)
+            if flips:
+                total = (total + stored["mirrored"]) / 2
+        return ids, total / 255
 
-    def predict(self, images, progress=None):
+    def predict(self, images, progress=None, flips=None):
         """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
-        return self.predict_as(self.config["system"], images, progress)
+        system = self.config["system"]
+        if flips is not None:
+            system = {**system, "flips": flips}
+        return self.predict_as(system, images, progress)
 
     def predict_as(self, system, images, progress=None):
         """The same before `config.json` is written: `system` is its entry, a dict."""
-        frame, batch_size = Frame(**system["frame"]), 2 * system["batch_size"]
+        frame, batch_size = Frame(**system["frame"]), 4 * system["batch_size"]
         how = frame, system["flips"], batch_size, progress
         return inference.ensemble(
             [inference.predict(model, images, *how) for model in self.models()]
@@ -124,53 +139,67 @@ def find_members(settings, *names):
         DataError: if a system has no finished run for this data, or runs that were
             made in different ways; the message says what to do.
     """
-    folder, weights = settings.runs_dir, {}
-    there = [r for r in find_runs(folder) if r.config["data"] == settings.kind]
+    weights = {}
     for name in names:
         members = systems.get(name).members
         total = sum(weight for _, weight in members)
         for member, weight in members:
-            found = [run for run in there if run.system == member]
-            if not found:
-                raise DataError(
-                    f"{folder}: no finished run of {member} on {settings.kind} tiles: "
-                    f"train one with `python -m helpers train {member} --fold 0`"
-                )
-            for run in found[1:]:
-                if not run.is_like(found[0]):
-                    raise DataError(
-                        f"{run.folder}: made with other settings than {found[0].name}: "
-                        "move one of them away, or train them alike"
-                    )
+            found = folds_of(settings, member)
             share = weight / total / len(names) / len(found)
             for run in found:
                 weights[run] = weights.get(run, 0.0) + share
     return weights
 
 
-def predict(members, images, progress=None):
+def folds_of(settings, name):
+    """The finished runs of one system on these data: list of `Run`, never empty.
+
+    Raises:
+        DataError: if there is none, or if they were made in different ways; the
+            message says what to do.
+    """
+    folder = settings.runs_dir
+    there = [run for run in find_runs(folder) if run.config["data"] == settings.kind]
+    found = [run for run in there if run.system == name]
+    if not found:
+        raise DataError(
+            f"{folder}: no finished run of {name} on {settings.kind} tiles: train one "
+            f"with `python -m helpers train {name} --fold 0`"
+        )
+    for run in found[1:]:
+        if not run.is_like(found[0]):
+            raise DataError(
+                f"{run.folder}: made with other settings than {found[0].name}: "
+                "move one of them away, or train them alike"
+            )
+    return found
+
+
+def predict(members, images, progress=None, flips=None):
     """Weighted mean of the runs' predictions for new tiles.
 
     Args:
         members: {`Run`: weight}, see `find_members`.
         images: uint8 (n, 101, 101).
         progress: wraps each run's loop over batches, for example `tqdm.auto.tqdm`.
+        flips: whether averaged with mirrored tiles; by default as each system does.
 
     Returns:
         float32 (n, 101, 101) in [0, 1].
     """
     mean = np.zeros(images.shape, np.float32)
     for run, weight in members.items():
-        mean += weight * run.predict(images, progress)
+        mean += weight * run.predict(images, progress, flips)
     return mean / sum(members.values())
 
 
-def out_of_fold(members, tiles):
+def out_of_fold(members, tiles, flips=None):
     """What the runs said of tiles that they were not trained on.
 
     Args:
         members: {`Run`: weight}, see `find_members`.
         tiles: labelled `data.Tiles`.
+        flips: whether averaged with mirrored tiles; by default as each system does.
 
     Returns:
         `(tiles, probabilities)`: those tiles that lie in the fold of a run of every
@@ -185,7 +214,7 @@ def out_of_fold(members, tiles):
         weight = sum(w for run, w in members.items() if run.system == system)
         seen = np.zeros(len(tiles), bool)
         for run in (run for run in members if run.system == system):
-            ids, probabilities = run.validation()
+            ids, probabilities = run.validation(flips)
             known = np.array([name in place for name in ids], bool)
             where = np.array([place[name] for name in ids[known]], int)
             mean[where] += weight * probabilities[known]
@@ -194,7 +223,7 @@ def out_of_fold(members, tiles):
     return tiles.take(chosen), mean[chosen] / sum(members.values())
 
 
-VERSION = 4  # of what a run holds; raised when older runs cannot be read any more
+VERSION = 5  # of what a run holds; raised when older runs cannot be read any more
 PLAN = (
     "version",
     "system",

@@ -5,6 +5,7 @@ import shutil
 import time
 import zlib
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -21,6 +22,7 @@ from helpers.metrics import precision_per_image
 from helpers.pipeline import TileBatches
 from helpers.runs import PLAN, VERSION, Run, find_runs
 from helpers.stages import Stopped
+from helpers.systems import DEFAULT, get
 from helpers.unet import build_unet
 
 __all__ = ["EpochOrder", "Stopped", "build_model", "estimate", "find_runs", "fit"]
@@ -60,7 +62,7 @@ def fit(system, tiles, fold, settings, verbose=1, show=None):
     if not 0 <= fold <= folds.max():
         raise ValueError(f"fold {fold} does not exist: 0 to {folds.max()}")
     _check(system)
-    policy, reason = choose_precision(system)
+    policy, reason = choose_precision()
     plan = _plan(system, tiles, fold, settings, policy)
     folder, copy = _places(system, fold, settings)
     if copy and not folder.exists() and _found(copy.folder, plan) in CAN_GO_ON:
@@ -86,6 +88,7 @@ def fit(system, tiles, fold, settings, verbose=1, show=None):
             stages.train(model, system, data, checkpoints, told, policy, verbose)
         _keep(model, checkpoints.state.snapshots(), folder)
     plan["parameters"] = model.count_params()
+    plan["seconds_per_tile"] = seconds_per_tile(model, repeats=2)
     _examine(held_out, checkpoints, plan)
     return Run(folder)
 
@@ -109,24 +112,36 @@ def estimate(planned, tiles, settings, fold=0):
     if not planned:
         print("nothing to train: the runs are there")
         return 0.0
-    total, known = 0.0, {}
-    for system in planned:
-        network = replace(system.network, weights=None, frozen=())
-        key = network, system.frame.size
-        if key not in known:
-            plain = replace(system, network=network)
-            model = build_model(plain, choose_precision(system)[0])
-            known[key] = seconds_per_tile(model, min(system.batch_size, 8))
-        share = round(len(tiles) * (1 - 1 / system.folds))
-        count = min(system.tiles or share, share)
-        total += known[key] * (3 * count + system.watched) * system.epochs + START
+    total = sum(expected(system, tiles) for system in planned)
     trainings = f"{len(planned)} trainings" if len(planned) > 1 else planned[0].name
     print(f"{trainings}: about {duration(total)} on this machine", flush=True)
     return total
 
 
+def expected(system, tiles):
+    """Seconds that one training will take, about: see `estimate`."""
+    _, seconds = size_up(system)
+    share = round(len(tiles) * (1 - 1 / system.folds))
+    count = min(system.tiles or share, share)
+    return seconds * (3 * count + system.watched) * system.epochs + START
+
+
+def size_up(system):
+    """`(weights, seconds)`: how many a network has, and what one prediction takes."""
+    network = replace(system.network, weights=None, frozen=())
+    plain = replace(system, network=network, batch_size=min(system.batch_size, 8))
+    return _size_up(plain.network, plain.frame, plain.batch_size)
+
+
+@cache
+def _size_up(network, frame, batch_size):
+    plain = replace(get(DEFAULT), network=network, frame=frame)
+    model = build_model(plain, choose_precision()[0])
+    return model.count_params(), seconds_per_tile(model, batch_size)
+
+
 def _is_finished(system, tiles, settings, fold):
-    policy, _ = choose_precision(system)
+    policy, _ = choose_precision()
     folder, _ = _places(system, fold, settings)
     return _found(folder, _plan(system, tiles, fold, settings, policy)) == "finished"
 
@@ -282,10 +297,18 @@ def _keep(model, snapshots, folder):
 def _examine(held_out, checkpoints, config):
     """Predict the fold that was left out, and close the run."""
     run = Run(checkpoints.run)
-    probabilities = run.predict_as(config["system"], held_out.images)
+    once = {**config["system"], "flips": False}
+    plain = run.predict_as(once, held_out.images)
+    mirrored = run.predict_as(once, held_out.images[:, :, ::-1])[:, :, ::-1]
     with write_beside(run.folder / "validation.npz") as beside:
-        packed = np.rint(probabilities * 255).astype(np.uint8)
-        np.savez_compressed(beside, ids=held_out.ids, probabilities=packed)
+        np.savez_compressed(
+            beside,
+            ids=held_out.ids,
+            plain=inference.as_bytes(plain),
+            mirrored=inference.as_bytes(mirrored),
+        )
+    both = config["system"]["flips"]
+    probabilities = inference.ensemble([plain, mirrored] if both else [plain])
     scores = precision_per_image(held_out.masks, probabilities > 0.5)
     seconds = sum(row["seconds"] for row in checkpoints.state.history)
     config |= {

@@ -12,7 +12,7 @@ import keras
 from keras import layers, ops
 
 from helpers.encoders import MOMENTUM, build_encoder, conv_block, stride_of
-from helpers.resnet import squeeze_excite
+from helpers.resnet import BatchNorm, squeeze_excite
 
 EXACT = "float32"  # dtype of the logits, also in a network that computes with 16 bits
 
@@ -219,7 +219,7 @@ def dilated_branches(x, filters, dilations=(1, 3, 5, 7), name=None):
         for channels, dilation in zip(share, dilations, strict=True)
     ]
     x = layers.Concatenate(name=f"{name}_join")(branches)
-    x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_bn")(x)
+    x = BatchNorm(momentum=MOMENTUM, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 
 

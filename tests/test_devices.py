@@ -34,7 +34,7 @@ if keras.backend.backend() == "tensorflow":
     machine.accelerators = lambda: [f"CPU:{i}" for i in range(devices)]
 else:
     machine.accelerators = keras.distribution.list_devices
-training.choose_precision = lambda system: (policy, "to compare")
+training.choose_precision = lambda: (policy, "to compare")
 system = recipe.System(
     "small", "", "",
     network=recipe.Network(filters=4, depth=2, residual=True, gate=True),

@@ -6,9 +6,7 @@ import sys
 import keras
 import pytest
 
-from helpers import machine, systems
-
-NET, VGG = systems.get("salt-net"), systems.get("jain-vgg19")
+from helpers import machine
 
 
 def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
@@ -24,20 +22,20 @@ def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "flags", "system", "policy"),
+    ("device", "flags", "policy"),
     [
-        ("", {"avx512_bf16"}, NET, "mixed_bfloat16"),
-        ("", {"avx2"}, NET, "float32"),
-        ("", {"avx512_bf16"}, VGG, "float32"),
-        ("TPU:0", set(), NET, "mixed_bfloat16"),
+        ("", {"avx512_bf16"}, "mixed_bfloat16"),
+        ("", {"amx_bf16"}, "mixed_bfloat16"),
+        ("", {"avx2"}, "float32"),
+        ("TPU:0", set(), "mixed_bfloat16"),
     ],
 )
-def test_precision_follows_the_machine(device, flags, system, policy, monkeypatch):
+def test_precision_follows_the_machine(device, flags, policy, monkeypatch):
     if keras.backend.backend() != "tensorflow" and policy == "mixed_bfloat16":
         pytest.skip("a rule for TensorFlow's kernels")
     monkeypatch.setattr(machine, "accelerators", lambda: [device] if device else [])
     monkeypatch.setattr(machine, "_cpu_flags", lambda: flags)
-    chosen, reason = machine.choose_precision(system)
+    chosen, reason = machine.choose_precision()
     assert chosen == policy and reason
 
 
@@ -56,7 +54,7 @@ def test_precision_follows_the_machine(device, flags, system, policy, monkeypatc
 def test_precision_follows_the_gpu(capability, policy, monkeypatch):
     monkeypatch.setattr(machine, "accelerators", lambda: ["GPU:0"])
     monkeypatch.setattr(machine, "compute_capability", lambda: capability)
-    chosen, reason = machine.choose_precision(VGG)
+    chosen, reason = machine.choose_precision()
     assert chosen == policy and reason
 
 

@@ -128,6 +128,7 @@ def test_ci_runs_exactly_the_test_command_of_the_readme(tmp_path):
     )
     script, run = (ROOT / ".ci" / "run").read_text().rsplit("\n", 2)[:2]
     assert run == 'eval "$command"'
+    script = re.sub(r"(?s)command -v chromium.*?skipped\"", "", script)
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "run").write_text(script)
     shutil.copy(ROOT / "README.md", tmp_path)

@@ -11,7 +11,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from safetensors.numpy import save_file
 
 from helpers import machine, weights
-from helpers.resnet import BLOCKS, GroupedConv2D, resnet
+from helpers.resnet import BLOCKS, BatchNorm, GroupedConv2D, resnet
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMULA = runpy.run_path(str(FIXTURES / "make_reference.py"))
@@ -117,3 +117,41 @@ def test_bundles_compute_in_16_bits_too():
     exact = layer.in_bundles(keras.ops.convert_to_tensor(x), layer.kernel, 32)
     found = to_numpy(keras.ops.cast(y, "float32"))
     np.testing.assert_allclose(found, to_numpy(exact), atol=0.05)
+
+
+# --- batch norm
+
+
+def after_training(kind, policy, trainable=True):
+    """What a batch norm predicts after three steps on six tiles, and its weights."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, (6, 5, 7, 4)).astype("float32")
+    y = rng.normal(size=(6, 1)).astype("float32")
+    keras.utils.set_random_seed(1)
+    with machine.precision(policy):
+        tile = keras.Input((5, 7, 4))
+        norm = kind(momentum=0.9, name="norm")
+        convolved = keras.layers.Conv2D(3, 3, padding="same")(tile)
+        pooled = keras.layers.GlobalMaxPooling2D()(norm(convolved))
+        model = keras.Model(tile, keras.layers.Dense(1, dtype="float32")(pooled))
+        norm.trainable = trainable
+        model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    return model.predict_on_batch(x), model.get_weights()
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_batch_norm_trains_and_predicts_as_that_of_keras(trainable):
+    ours = after_training(BatchNorm, "float32", trainable)
+    theirs = after_training(keras.layers.BatchNormalization, "float32", trainable)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
+    for one, other in zip(ours[1], theirs[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_in_16_bits_is_as_near_to_32_as_that_of_keras():
+    exact = after_training(BatchNorm, "float32")[0]
+    ours = after_training(BatchNorm, "mixed_bfloat16")[0]
+    theirs = after_training(keras.layers.BatchNormalization, "mixed_bfloat16")[0]
+    assert np.abs(ours - exact).max() < 2 * np.abs(theirs - exact).max() + 1e-3

@@ -1,11 +1,13 @@
 """Runs as they are read from their folders."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pretend import labelled, pretend
 
 from helpers import systems
 from helpers.data import Tiles
@@ -17,6 +19,7 @@ from helpers.runs import (
     Run,
     find_members,
     find_runs,
+    folds_of,
     out_of_fold,
     predict,
 )
@@ -26,7 +29,8 @@ from helpers.runs import (
 def folder(tmp_path):
     """Two finished folds, one of another seed, and one that is not finished."""
     for name, fold, seed in [("net", 0, 1), ("net", 1, 1), ("other", 0, 2)]:
-        system = {"name": name, "frame": {"size": 64, "mode": "resize"}}
+        frame = {"size": 64, "mode": "resize"}
+        system = {"name": name, "frame": frame, "flips": True}
         config = dict.fromkeys(PLAN) | {"system": system, "fold": fold, "seed": seed}
         config |= {"version": VERSION, "data": "synthetic"}
         path = tmp_path / name / f"fold-{fold}"
@@ -58,9 +62,13 @@ def test_frame_and_score_are_read_from_the_row(folder):
 def test_probabilities_are_stored_in_255_steps(folder):
     run = Run(folder / "net" / "fold-0")
     steps = np.array([[[0, 51, 255]]], np.uint8)
-    np.savez(run.folder / "validation.npz", ids=["a"], probabilities=steps)
-    ids, probabilities = run.validation()
-    np.testing.assert_allclose(probabilities, [[[0, 0.2, 1]]])
+    mirrored = np.array([[[0, 51, 0]]], np.uint8)
+    stored = {"ids": ["a"], "plain": steps, "mirrored": mirrored}
+    np.savez(run.folder / "validation.npz", **stored)
+    _, plain = run.validation(flips=False)
+    np.testing.assert_allclose(plain, [[[0, 0.2, 1]]])
+    ids, probabilities = run.validation()  # as its system does: with flips
+    np.testing.assert_allclose(probabilities, [[[0, 0.2, 0.5]]])
     assert list(ids) == ["a"] and probabilities.dtype == np.float32
 
 
@@ -96,7 +104,7 @@ def three(folder, monkeypatch):
     for (name, fold), (ids, value) in said.items():
         grey = np.full((len(ids), 101, 101), value, np.uint8)
         path = folder / name / f"fold-{fold}" / "validation.npz"
-        np.savez(path, ids=list(ids), probabilities=grey)
+        np.savez(path, ids=list(ids), plain=grey, mirrored=grey)
     images = np.zeros((6, 101, 101), np.uint8)
     return Tiles(np.array(list("abcdef")), images, images > 0, np.arange(6))
 
@@ -125,7 +133,9 @@ def test_predictions_are_weighted(settings, three, monkeypatch):
     monkeypatch.setattr(
         Run,
         "predict",
-        lambda run, images, progress: np.full(images.shape, values[run.name], "f4"),
+        lambda run, images, progress, flips: np.full(
+            images.shape, values[run.name], "f4"
+        ),
     )
     mean = predict(find_members(settings, "both"), three.images)
     np.testing.assert_allclose(mean, 0.125 + 0.375)
@@ -147,3 +157,16 @@ def test_folds_made_in_different_ways_are_not_averaged(settings, three):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 7}))
     with pytest.raises(DataError, match=r"fold-1: made with other settings than net/"):
         find_members(settings, "net")
+
+
+def test_folds_trained_elsewhere_are_merged_by_copying_their_folders(tmp_path):
+    tiles = labelled(30)
+    here, there = tmp_path / "here", tmp_path / "there"
+    pretend(here, tiles, ["sharp"], folds=[0])
+    pretend(there, tiles, ["sharp"], folds=[1, 2])
+    for fold in ("fold-1", "fold-2"):
+        shutil.copytree(there / "sharp" / fold, here / "sharp" / fold)
+    found = folds_of(SimpleNamespace(runs_dir=here, kind="synthetic"), "sharp")
+    assert [run.name for run in found] == [f"sharp/fold-{k}" for k in range(3)]
+    seen, _ = out_of_fold(dict.fromkeys(found, 1.0), tiles)
+    assert len(seen) == 18

@@ -166,7 +166,7 @@ def test_float16_trains_with_loss_scaling(tiles, settings, monkeypatch):
 
     monkeypatch.setattr(stages, "EpochOrder", Spy)
     monkeypatch.setattr(
-        training, "choose_precision", lambda system: ("mixed_float16", "as on a GPU")
+        training, "choose_precision", lambda: ("mixed_float16", "as on a GPU")
     )
     run = training.fit(TINY, tiles, 0, settings, verbose=0)
     assert isinstance(optimisers[0], keras.optimizers.LossScaleOptimizer)

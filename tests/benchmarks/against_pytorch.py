@@ -61,7 +61,7 @@ def work_keras(pipe, threads, name, batch, chosen):
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     system = systems.get(name).with_weights("none")
-    policy = machine.choose_precision(system)[0] if chosen else "float32"
+    policy = machine.choose_precision()[0] if chosen else "float32"
     model = training.build_model(system, policy)
     with machine.precision(policy):
         model.compile(

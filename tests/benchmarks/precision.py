@@ -26,7 +26,7 @@ def main(epochs, seeds):
     """Train, compare, print."""
     budget = config.Budget(epochs, tiles=800, batch_size=16)
     system = systems.get("salt-net").within(budget)
-    policy, reason = machine.choose_precision(system)
+    policy, reason = machine.choose_precision()
     print(f"rule of this machine: {policy} ({reason})")
     if policy == "float32":
         return
@@ -39,7 +39,7 @@ def main(epochs, seeds):
         for seed in range(seeds):
             scores = {}
             for name in minutes:
-                training.choose_precision = lambda _, name=name: (name, "given")
+                training.choose_precision = lambda name=name: (name, "given")
                 here = replace(
                     settings, seed=seed, output_dir=Path(folder) / f"{name}-{seed}"
                 )

@@ -124,6 +124,7 @@ def _rescaling(config, _):
 LAYERS = {
     "Conv2D": _convolution,
     "Conv2DTranspose": _transposed,
+    "BatchNorm": _batch_norm,
     "BatchNormalization": _batch_norm,
     "ReLU": lambda *_: nn.ReLU(inplace=True),
     "MaxPooling2D": lambda config, _: nn.MaxPool2d(

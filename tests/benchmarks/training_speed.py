@@ -138,7 +138,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiles", type=int, default=320)
     arguments = parser.parse_args()
-    policies = dict.fromkeys([machine.choose_precision(SYSTEM)[0], "float32"])
+    policies = dict.fromkeys([machine.choose_precision()[0], "float32"])
     for policy in policies:
         network = training.build_model(SYSTEM, policy)
         epochs(network, policy, arguments.rounds, arguments.tiles)

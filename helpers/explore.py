@@ -1,0 +1,321 @@
+"""Systems side by side, with sliders: `explore.compare(runs, tiles, settings)`.
+
+The panel is made of ipywidgets and still pictures, and needs nothing else: it works in
+JupyterLab, Colab and VS Code. Where there are no widgets (GitHub, nbconvert) the same
+call shows one picture of it all.
+"""
+
+import base64
+
+import ipywidgets as widgets
+
+from helpers import charts
+from helpers.comparison import ORDERS, Choice, Comparison
+from helpers.config import TILE
+from helpers.data import DataError
+from helpers.inference import Rule, interval
+from helpers.trainer import Trainer
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDE = {"description_width": "initial"}
+
+
+def compare(runs, tiles, settings):
+    """Compare runs, look at tiles, try rules and weights, train another system.
+
+    Args:
+        runs: `runs.Run`s to compare at first; folds of one system speak together.
+        tiles: the labelled `data.Tiles` that they were trained with.
+        settings: `config.Settings`: where choices are kept, and trainings go.
+
+    Returns:
+        `Panel`: put it last in a cell.
+
+    Raises:
+        DataError: if there is no run, or no tile that all of them have left out.
+    """
+    return Panel(list(runs), tiles, settings)
+
+
+class Panel:
+    """The rule's sliders, and four tabs; only the tab that is seen is drawn.
+
+    Attributes:
+        comparison: `comparison.Comparison` of the runs that are chosen.
+        rule: `inference.Rule` by which everything is scored.
+    """
+
+    def __init__(self, runs, tiles, settings):
+        self.tiles, self.settings = tiles, settings
+        self.comparison = Comparison(runs, tiles)
+        self.chosen = widgets.SelectMultiple(
+            options=[(_label(run), run) for run in runs],
+            value=runs,
+            rows=min(max(len(runs), 3), 7),
+            description="runs",
+            layout={"width": "340px"},
+        )
+        self.threshold = _slider("threshold", 0.5, 0.05, 0.95, 0.01)
+        self.component = _slider("smallest component", 0, 0, 300, 10)
+        self.scores, self.message = widgets.HTML(), widgets.HTML()
+        self.parts = (Systems(self), Browser(self), Mixer(self), Trainer(self))
+        self.tabs = widgets.Tab([part.box for part in self.parts])
+        for number, part in enumerate(self.parts):
+            self.tabs.set_title(number, part.title)
+        rule = widgets.VBox([self.threshold, self.component, self.message])
+        self.box = widgets.VBox(
+            [widgets.HBox([self.chosen, rule, self.scores]), self.tabs]
+        )
+        self.chosen.observe(self._choose, "value")
+        self.tabs.observe(self._draw, "selected_index")
+        for slider in (self.threshold, self.component):
+            slider.observe(self._rescore, "value")
+        self._renew()
+
+    @property
+    def rule(self):
+        """The rule that the controls say; the empty rule's are in the third tab."""
+        mixer = self.parts[2]
+        smallest = mixer.smallest.value if mixer.empty.value else 0
+        return Rule(self.threshold.value, smallest, self.component.value)
+
+    def add(self, run):
+        """Put another finished run into the comparison."""
+        others = [pair for pair in self.chosen.options if pair[1].folder != run.folder]
+        chosen = [r for r in self.chosen.value if r.folder != run.folder]
+        self.chosen.unobserve(self._choose, "value")
+        self.chosen.options = [*others, (_label(run), run)]
+        self.chosen.value = [*chosen, run]
+        self.chosen.observe(self._choose, "value")
+        self._choose()
+
+    def _choose(self, _=None):
+        """Other runs: a new comparison, if one can be made of them."""
+        try:
+            self.comparison = Comparison(self.chosen.value, self.tiles)
+        except DataError as error:
+            self.message.value = f"<b>{error}</b>"
+            return
+        self.message.value = ""
+        self._renew()
+
+    def _renew(self):
+        for part in self.parts:
+            part.renew()
+        self._rescore()
+
+    def _rescore(self, _=None):
+        """Another rule: all scores, and the picture that is seen."""
+        rows = [
+            (name, one.scores(self.rule).mean())
+            for name, one in self.comparison.systems.items()
+        ]
+        self.scores.value = _table(
+            ("system", f"score of {len(self.comparison.tiles)} tiles"),
+            [(name, f"{score:.4f}") for name, score in rows],
+        )
+        for part in self.parts:
+            part.stale = True
+        self._draw()
+
+    def _draw(self, _=None):
+        part = self.parts[self.tabs.selected_index or 0]
+        if part.stale:
+            part.stale = False
+            part.draw()
+
+    def _repr_mimebundle_(self, **_):
+        """Widgets where they are understood, else a picture."""
+        names = ", ".join(self.comparison.systems)
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return {
+            WIDGET: view,
+            "image/png": base64.b64encode(charts.everything(self.comparison)).decode(),
+            "text/plain": f"comparison of {names}",
+        }
+
+
+class Systems:
+    """First tab: curves, and what each system is good at."""
+
+    title = "Systems"
+
+    def __init__(self, panel):
+        self.panel, self.picture = panel, widgets.Image(format="png")
+        self.log = widgets.Checkbox(description="logarithmic loss", indent=False)
+        self.log.observe(self.draw, "value")
+        self.box = widgets.VBox([self.log, self.picture])
+
+    def renew(self):
+        """Nothing here depends on which systems there are."""
+
+    def draw(self, _=None):
+        """Draw the eight figures."""
+        panel = self.panel
+        figure = charts.compare(panel.comparison, panel.rule, self.log.value)
+        self.picture.value = charts.png(figure)
+
+
+class Browser:
+    """Second tab: tile after tile, as every system sees it."""
+
+    title = "Tiles"
+
+    def __init__(self, panel):
+        self.panel, self.picture = panel, widgets.Image(format="png")
+        self.by = widgets.Dropdown(options=ORDERS, description="first")
+        self.position = _slider("tile", 0, 0, 1, 1)
+        self.back = widgets.Button(description="previous", layout={"width": "90px"})
+        self.on = widgets.Button(description="next", layout={"width": "90px"})
+        self.zoom = _slider("zoom", 1.0, 1.0, 8.0, 0.5)
+        self.row = _slider("row", TILE // 2, 0, TILE - 1, 1)
+        self.column = _slider("column", TILE // 2, 0, TILE - 1, 1)
+        hint = "click a slider, then page with the arrow keys"
+        self.box = widgets.VBox(
+            [
+                widgets.HBox(
+                    [self.by, self.position, self.back, self.on, widgets.Label(hint)]
+                ),
+                widgets.HBox([self.zoom, self.row, self.column]),
+                self.picture,
+            ]
+        )
+        self.by.observe(self._reorder, "value")
+        for control in (self.position, self.zoom, self.row, self.column):
+            control.observe(self.draw, "value")
+        self.back.on_click(lambda _: self._page(-1))
+        self.on.on_click(lambda _: self._page(1))
+
+    def renew(self):
+        """Other systems: other columns, and perhaps other tiles."""
+        self.tile = charts.TilePicture(self.panel.comparison)
+        self._reorder()
+
+    def _reorder(self, _=None):
+        """Sort the tiles; they keep this order until another one is asked for."""
+        panel = self.panel
+        self.order = panel.comparison.order(self.by.value, panel.rule)
+        self.position.max = len(self.order) - 1
+        if self.position.value:
+            self.position.value = 0
+        elif _ is not None:
+            self.draw()
+
+    def _page(self, step):
+        self.position.value = self.position.value + step  # the slider keeps its limits
+
+    @property
+    def view(self):
+        """The square that is shown: its first row and column, and its size."""
+        size = TILE / self.zoom.value
+        start = (
+            min(max(where.value + 0.5 - size / 2, 0), TILE - size)
+            for where in (self.row, self.column)
+        )
+        return (*start, size)
+
+    def draw(self, _=None):
+        """Draw the tile."""
+        position = self.order[self.position.value]
+        figure = self.tile.show(position, self.panel.rule, self.view)
+        self.picture.value = charts.png(figure)
+
+
+class Mixer:
+    """Third tab: what if the systems voted together, with these weights and rules?"""
+
+    title = "What if"
+
+    def __init__(self, panel):
+        self.panel, self.stale, self.mixed = panel, True, (None, None)
+        self.weights = widgets.VBox()
+        self.flips = widgets.Checkbox(
+            value=True, description="average with mirrored tiles", indent=False
+        )
+        self.empty = widgets.Checkbox(
+            value=False, description="empty masks smaller than", indent=False
+        )
+        self.smallest = _slider("pixels", 50, 0, 300, 10)
+        self.button = widgets.Button(
+            description="keep for notebook 05", layout={"width": "180px"}
+        )
+        self.score, self.kept = widgets.HTML(), widgets.HTML()
+        rules = widgets.HBox([self.empty, self.smallest])
+        rest = [self.flips, rules, self.score, self.button, self.kept]
+        self.box = widgets.VBox([self.weights, *rest])
+        self.flips.observe(self.draw, "value")
+        for control in (self.empty, self.smallest):
+            control.observe(panel._rescore, "value")
+        self.button.on_click(self._keep)
+
+    def renew(self):
+        """A slider for every system, at 1."""
+        names = self.panel.comparison.systems
+        self.sliders = {name: _slider(name, 1.0, 0.0, 1.0, 0.05) for name in names}
+        for slider in self.sliders.values():
+            slider.observe(self.draw, "value")
+        self.weights.children = tuple(self.sliders.values())
+        self.mixed = None, None
+
+    @property
+    def choice(self):
+        """`comparison.Choice` that the controls say; without weights if all are 0."""
+        weights = tuple((n, s.value) for n, s in self.sliders.items() if s.value)
+        return Choice(weights, self.flips.value, self.panel.rule)
+
+    def draw(self, _=None):
+        """Score the mean of the systems."""
+        choice, comparison = self.choice, self.panel.comparison
+        self.kept.value = ""
+        if not choice.weights:
+            self.score.value = "give some system a weight"
+            return
+        made_of = choice.weights, choice.flips
+        if self.mixed[0] != made_of:
+            mix = comparison.mix(dict(choice.weights), choice.flips)
+            self.mixed = made_of, mix
+        scores = self.mixed[1].scores(choice.rule)
+        low, high = interval(scores)
+        self.score.value = (
+            f"<b>score {scores.mean():.4f}</b> (95 % over tiles: {low:.3f} to "
+            f"{high:.3f}) for {choice.rule}. What is chosen by looking at these tiles "
+            "does a little worse on others."
+        )
+
+    def _keep(self, _):
+        if not self.choice.weights:
+            self.kept.value = "nothing kept: no system has a weight"
+            return
+        path = self.choice.save(self.panel.settings)
+        self.kept.value = f"kept in {path.name}; notebook 05 submits with it"
+
+
+def _label(run):
+    return f"{run.name}  {run.score:.4f}"
+
+
+def _slider(name, value, low, high, step):
+    """A slider that answers when it is let go, and to the arrow keys."""
+    kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
+    return kind(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=name,
+        continuous_update=False,
+        style=WIDE,
+        layout={"width": "360px"},
+    )
+
+
+def _table(head, rows):
+    """An HTML table of texts."""
+    cells = "".join(
+        "<tr>"
+        + "".join(f"<td style='padding-right:1em'>{x}</td>" for x in row)
+        + "</tr>"
+        for row in rows
+    )
+    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in head)
+    return f"<table><tr>{head}</tr>{cells}</table>"

@@ -1,0 +1,84 @@
+"""How fast the panel answers: 800 tiles, four systems.
+
+Usage: python tests/benchmarks/explore_panel.py [--tiles 800] [--rounds 7]
+
+Moves the controls as a user does, in the kernel, and prints how long each takes to
+answer, picture included: median and range. Wanted on two quiet cores: threshold 150 ms
+(and the tile that is seen redrawn), smallest component 400 ms, a redraw 400 ms.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from helpers import machine
+
+machine.load_keras()
+from pretend import labelled, pretend
+
+from helpers import config, explore
+
+
+def clock(name, moves):
+    """Do these one after the other, and print what each took."""
+    taken = []
+    for move in moves:
+        start = time.perf_counter()
+        move()
+        taken.append(1000 * (time.perf_counter() - start))
+    print(
+        f"{name:34} {np.median(taken):5.0f} ms ({min(taken):.0f} to {max(taken):.0f})"
+    )
+
+
+def setter(control, values):
+    """Functions that set a control to these values."""
+    return [lambda value=value: setattr(control, "value", value) for value in values]
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tiles", type=int, default=800)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    count = options.rounds
+    tiles = labelled(options.tiles)
+    with tempfile.TemporaryDirectory() as folder:
+        made = pretend(Path(folder), tiles, parts=1)
+        settings = config.Settings("synthetic", Path(folder), config.PROFILES["smoke"])
+        start = time.perf_counter()
+        panel = explore.compare(made, tiles, settings)
+        print(f"panel made, first tab drawn: {time.perf_counter() - start:.1f} s")
+        start = time.perf_counter()
+        panel._repr_mimebundle_()
+        print(f"still picture: {time.perf_counter() - start:.1f} s")
+        systems, browser, mixer, _ = panel.parts
+        thresholds = np.linspace(0.3, 0.7, count).round(2).tolist()
+        clock("first tab: threshold", setter(panel.threshold, thresholds))
+        clock("first tab: redraw alone", [systems.draw] * count)
+        panel.tabs.selected_index = 1
+        clock(
+            "tiles: threshold", setter(panel.threshold, [t + 0.01 for t in thresholds])
+        )
+        components = range(20, 20 + 10 * count, 10)
+        clock("tiles: smallest component", setter(panel.component, components))
+        clock("tiles: threshold with component",
+              setter(panel.threshold, [t + 0.02 for t in thresholds]))  # fmt: skip
+        panel.component.value = 0
+        clock("tiles: next tile", [browser.on.click] * count)
+        clock("tiles: zoom", setter(browser.zoom, [2 + k / 2 for k in range(count)]))
+        panel.tabs.selected_index = 2
+        weights = np.linspace(0.1, 0.9, count).round(2).tolist()
+        clock("what if: weight", setter(mixer.sliders["wild"], weights))
+        clock("what if: threshold", setter(panel.threshold, thresholds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The panel of notebook 03 in a real browser: JupyterLab, Chromium, a user's hands.
+
+Needs Debian's `chromium` (no browser is downloaded). Screenshots are kept in
+`outputs/browser/`, to be looked at.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ROOT / "outputs" / "browser"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+TOKEN = "only-for-this-test"
+MINUTE = 60_000  # milliseconds, as Playwright counts
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium here: `apt install chromium` brings one"
+)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab over a copy of the notebooks, its address."""
+    notebook = nbformat.read(ROOT / "notebooks" / "03_vgg19_unet.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    skip = shutil.ignore_patterns("__pycache__", "*.ipynb")
+    shutil.copytree(ROOT / "helpers", tmp_path / "helpers", ignore=skip)
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks" / "03_vgg19_unet.ipynb")
+    port = free_port()
+    environment = os.environ | {
+        "SALT_PROFILE": "smoke",
+        "SALT_DATA_DIR": "synthetic",
+        "SALT_OUTPUT_DIR": str(tmp_path / "outputs"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--IdentityProvider.token={TOKEN}", f"--notebook-dir={tmp_path}"]
+    with (tmp_path / "lab.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=log
+        )
+        try:
+            address = f"http://127.0.0.1:{port}/lab"
+            end = time.monotonic() + 60
+            while not answers(f"http://127.0.0.1:{port}/api?token={TOKEN}"):
+                words = (tmp_path / "lab.log").read_text()
+                assert server.poll() is None and time.monotonic() < end, words
+                time.sleep(0.2)
+            yield f"{address}/tree/notebooks/03_vgg19_unet.ipynb?token={TOKEN}"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=2) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def page():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": 1500, "height": 1300})
+        page.set_default_timeout(MINUTE)
+        yield page
+        browser.close()
+
+
+def shoot(panel, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    panel.screenshot(path=SHOTS / f"{name}.png")
+
+
+def slider(panel, name):
+    row = panel.locator(".widget-slider", has=panel.page.get_by_text(name, exact=True))
+    return row.locator(".noUi-handle")
+
+
+def push(panel, name, key, times):
+    """Move a slider with the keyboard."""
+    handle = slider(panel, name)
+    handle.focus()
+    for _ in range(times):
+        handle.press(key)
+
+
+def until_changed(read, before):
+    """Wait until what is read differs; returns it."""
+    end = time.monotonic() + 60
+    while (now := read()) == before:
+        assert time.monotonic() < end, "nothing has changed"
+        time.sleep(0.1)
+    return now
+
+
+def test_user_compares_looks_chooses_and_trains(lab, page):
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(lab)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    panel = page.locator(".jp-OutputArea-output .widget-vbox").filter(
+        has=page.get_by_text("smallest component", exact=True)
+    ).first  # fmt: skip
+    panel.wait_for(timeout=8 * MINUTE)
+    panel.scroll_into_view_if_needed()
+    picture = panel.locator("img:visible").first
+    picture.wait_for()
+    shoot(panel, "1-systems")
+
+    scores = panel.locator("table").first
+    before, drawn = scores.inner_text(), picture.get_attribute("src")
+    assert len(re.findall(r"0\.\d{4}|1\.0000", before)) == 4
+    push(panel, "threshold", "ArrowLeft", 20)
+    until_changed(scores.inner_text, before)
+    until_changed(lambda: picture.get_attribute("src"), drawn)
+
+    panel.get_by_role("tab", name="Tiles").click()
+    tile = panel.locator("img:visible").first
+    tile.wait_for()
+    shown = tile.get_attribute("src")
+    push(panel, "tile", "ArrowRight", 1)
+    shown = until_changed(lambda: tile.get_attribute("src"), shown)
+    panel.get_by_role("button", name="next").click()
+    shown = until_changed(lambda: tile.get_attribute("src"), shown)
+    push(panel, "zoom", "ArrowRight", 4)
+    shown = until_changed(lambda: tile.get_attribute("src"), shown)
+    push(panel, "threshold", "ArrowLeft", 5)
+    until_changed(lambda: tile.get_attribute("src"), shown)
+    shoot(panel, "2-tiles")
+
+    panel.get_by_role("tab", name="What if").click()
+    score = panel.get_by_text(re.compile(r"^score \d")).first
+    score.wait_for()
+    panel.get_by_role("button", name="keep for notebook 05").click()
+    panel.get_by_text("kept in choice.json").wait_for()
+    shoot(panel, "3-what-if")
+
+    panel.get_by_role("tab", name="Train").click()
+    panel.get_by_text("my-scratch-bce").first.wait_for()
+    epochs = panel.get_by_label("epochs")
+    epochs.fill("2")
+    epochs.press("Enter")
+    panel.get_by_role("button", name="train", exact=True).click()
+    shoot(panel, "4-training")
+    panel.get_by_text(re.compile(r"my-scratch-bce/fold-0: score")).wait_for(
+        timeout=4 * MINUTE
+    )
+    shoot(panel, "5-trained")
+    assert "my-scratch-bce" in scores.inner_text()
+    assert not errors

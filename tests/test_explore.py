@@ -1,0 +1,203 @@
+"""The panel: every control moved in the kernel; what raises there fails here."""
+
+import base64
+import json
+
+import ipywidgets as widgets
+import numpy as np
+import pytest
+from pretend import labelled, pretend
+
+from helpers import config, explore, metrics
+from helpers.comparison import CHOICE, Choice
+from helpers.inference import Rule
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("panel")
+    tiles = labelled(60)
+    return folder, tiles, pretend(folder / "runs", tiles, folds=(0, 1))
+
+
+@pytest.fixture
+def panel(made):
+    folder, tiles, there = made
+    settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
+    return explore.compare([run for run in there if run.name.endswith("0")], tiles,
+                           settings)  # fmt: skip
+
+
+def part(panel, kind):
+    return next(one for one in panel.parts if isinstance(one, kind))
+
+
+def show(panel, title):
+    titles = [one.title for one in panel.parts]
+    panel.tabs.selected_index = titles.index(title)
+    return panel.parts[panel.tabs.selected_index]
+
+
+def test_thresholds_rescore_everything(panel):
+    before, picture = panel.scores.value, panel.parts[0].picture.value
+    panel.threshold.value = 0.2
+    one = panel.comparison.systems["wild"]
+    expected = metrics.mean_precision(one.truth, Rule(0.2)(one.probabilities))
+    assert f"{expected:.4f}" in panel.scores.value != before
+    assert panel.parts[0].picture.value != picture
+    assert panel.rule == Rule(0.2)
+    before = panel.scores.value
+    panel.component.value = 300
+    assert panel.scores.value != before and panel.rule.component == 300
+
+
+def test_only_the_tab_that_is_seen_is_drawn(panel):
+    browser = part(panel, explore.Browser)
+    assert not browser.picture.value and browser.stale
+    panel.threshold.value = 0.3
+    assert not browser.picture.value
+    show(panel, "Tiles")
+    assert bytes(browser.picture.value).startswith(b"\x89PNG") and not browser.stale
+
+
+def test_logarithmic_loss_is_another_picture(panel):
+    first = panel.parts[0].picture.value
+    panel.parts[0].log.value = True
+    assert panel.parts[0].picture.value != first
+
+
+def test_other_runs_can_be_chosen(panel, made):
+    panel.chosen.value = panel.chosen.value[:2]
+    assert list(panel.comparison.systems) == ["sharp", "soft"]
+    panel.chosen.value = ()
+    assert "train a system first" in panel.message.value
+    assert list(panel.comparison.systems) == ["sharp", "soft"]  # as it was
+    panel.chosen.value = panel.chosen.options[3][1:]
+    assert list(panel.comparison.systems) == ["wild"] and panel.message.value == ""
+    other = next(run for run in made[2] if run.name == "wild/fold-1")
+    panel.add(other)
+    assert len(panel.comparison.tiles) == 24
+    panel.add(other)  # again: it is there once
+    assert len(panel.chosen.options) == 5 and len(panel.chosen.value) == 2
+
+
+def test_tiles_are_paged_ordered_and_zoomed(panel):
+    browser = show(panel, "Tiles")
+    seen = [browser.picture.value]
+
+    def changed():
+        seen.append(browser.picture.value)
+        return seen[-1] != seen[-2]
+
+    for _ in range(2):
+        browser.on.click()
+        assert changed()
+    assert browser.position.value == 2
+    browser.back.click()
+    assert changed() and browser.position.value == 1
+    browser.position.value = 5
+    assert changed()
+    for by in ("coverage", "depth", "id", "disagreement", "worst score"):
+        browser.by.value = by
+        assert changed() and browser.position.value == 0
+    for _ in range(30):
+        browser.on.click()
+    assert browser.position.value == 11  # the last of twelve
+    changed()
+    browser.zoom.value = 4.0
+    assert changed() and browser.view == (37.875, 37.875, 25.25)
+    browser.row.value, browser.column.value = 0, 100
+    assert changed() and browser.view == (0, 75.75, 25.25)  # stays inside
+
+
+def test_order_stays_while_the_rule_changes(panel):
+    browser = show(panel, "Tiles")
+    order = list(browser.order)
+    panel.threshold.value = 0.9
+    assert list(browser.order) == order
+
+
+def test_weights_flips_and_empty_rule_change_the_mix(panel):
+    mixer = show(panel, "What if")
+    said = [mixer.score.value]
+
+    def changed():
+        said.append(mixer.score.value)
+        return said[-1] != said[-2]
+
+    mixer.sliders["wild"].value = 0.0
+    assert changed()
+    mixer.flips.value = False
+    assert changed()
+    mixer.smallest.value = mixer.smallest.max
+    assert not changed()  # until the rule is on
+    mixer.empty.value = True
+    assert changed() and panel.rule.smallest == 300
+    panel.threshold.value = 0.6
+    assert changed()
+    weights = {"sharp": 1, "soft": 1, "rough": 1}
+    mix = panel.comparison.mix(weights, flips=False)
+    expected = mix.scores(Rule(0.6, 300)).mean()
+    assert f"score {expected:.4f}" in mixer.score.value
+    for slider in mixer.sliders.values():
+        slider.value = 0.0
+    assert mixer.score.value == "give some system a weight"
+    mixer.button.click()
+    assert "nothing kept" in mixer.kept.value
+
+
+def test_mean_is_made_once_for_its_weights(panel, monkeypatch):
+    show(panel, "What if")
+    monkeypatch.setattr(panel.comparison, "mix", None)
+    panel.threshold.value = 0.44  # another rule, the same mean
+
+
+def test_choice_is_kept_for_the_submission(panel, made):
+    mixer = show(panel, "What if")
+    mixer.sliders["sharp"].value, mixer.sliders["rough"].value = 0.5, 0.0
+    mixer.flips.value = False
+    panel.component.value = 20
+    mixer.button.click()
+    kept = json.loads((made[0] / CHOICE).read_text())
+    assert kept["weights"] == [["sharp", 0.5], ["soft", 1.0], ["wild", 1.0]]
+    choice = Choice.load(panel.settings)
+    assert choice == mixer.choice and choice.rule == Rule(0.5, 0, 20)
+
+
+def test_without_widgets_there_is_a_picture(panel):
+    bundle = panel._repr_mimebundle_(include=None, exclude=None)
+    assert bundle[explore.WIDGET]["model_id"] == panel.box.model_id
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert bundle["text/plain"] == "comparison of sharp, soft, rough, wild"
+
+
+def test_every_control_has_a_name(panel):
+    """Also for those who cannot see it."""
+
+    def controls(widget):
+        for child in getattr(widget, "children", ()):
+            yield from controls(child)
+        if hasattr(widget, "description") and not isinstance(
+            widget, widgets.HTML | widgets.Label
+        ):
+            yield widget
+
+    found = list(controls(panel.box))
+    assert len(found) > 20
+    assert all(control.description for control in found)
+
+
+def test_one_run_is_enough(made):
+    folder, tiles, there = made
+    settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
+    alone = explore.compare(there[:1], tiles, settings)
+    for title in ("Tiles", "What if", "Systems"):
+        show(alone, title)
+    assert (alone.comparison.disagreement() == 0).all()
+
+
+def test_table_of_the_systems_follows_the_choice(panel):
+    assert panel.scores.value.count("<tr>") == 5
+    panel.chosen.value = panel.chosen.value[:1]
+    assert panel.scores.value.count("<tr>") == 2
+    assert np.isfinite(panel.comparison.systems["sharp"].scores(panel.rule)).all()

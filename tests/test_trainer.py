@@ -1,0 +1,123 @@
+"""Training from the panel: a process of its own, watched, stopped, found again."""
+
+import sys
+import time
+
+import pytest
+from pretend import labelled, pretend
+
+from helpers import config, explore, recipe, trainer
+from helpers.files import DataError
+from helpers.runs import Run
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
+
+
+@pytest.fixture
+def panel(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "EVERY", 0.05)
+    tiles = labelled(60)
+    panel = explore.compare(pretend(tmp_path / "pretended", tiles), tiles, settings)
+    panel.tabs.selected_index = 3
+    return panel
+
+
+def wait(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def small(panel):
+    """The quickest choice of the menus."""
+    tab = panel.parts[3]
+    tab.encoder.value, tab.size.value = "scratch", 64
+    tab.epochs.value, tab.tiles.value = 2, 8
+    return tab
+
+
+def test_menus_make_a_row_and_say_what_it_costs(panel):
+    tab = small(panel)
+    assert "my-scratch-bce" in tab.told.value and "about" in tab.told.value
+    plain = tab.told.value
+    tab.parts.value = ("residual", "scse", "gate", "deep", "hypercolumn")
+    tab.loss.value = "bce+dice"
+    assert tab.told.value != plain
+    row = tab.system
+    assert row.name == "my-scratch-residual-scse-gate-deep-hypercolumn-bce+dice" or (
+        set(row.name.split("-")) >= {"scse", "gate", "deep", "hypercolumn", "bce+dice"}
+    )
+    assert row.network.scse and row.network.hypercolumn == (4, 8)
+    assert row.stages[0].gate == row.stages[0].deep == 0.1
+    assert row.epochs == 2 and row.tiles == 8 and row.frame.size == 64
+
+
+def test_combination_that_cannot_be_built_cannot_be_started(panel, monkeypatch):
+    tab = small(panel)
+
+    def refuse(system):
+        raise ValueError("numbers that fit no stage")
+
+    monkeypatch.setattr(trainer.training, "size_up", refuse)
+    tab.parts.value = ("scse",)
+    assert tab.start.disabled and "fit no stage" in tab.told.value
+    monkeypatch.undo()
+    tab.parts.value = ()
+    assert not tab.start.disabled
+
+
+def test_training_started_here_joins_the_comparison(panel, settings):
+    """The tiles of the panel are not the process's: its run is compared on ids."""
+    tab = small(panel)
+    added = []
+    panel.add = added.append
+    tab.start.click()
+    assert tab.start.disabled and not tab.stop.disabled
+    wait(lambda: tab.job is None)
+    assert [run.name for run in added] == ["my-scratch-bce/fold-0"]
+    assert "score" in tab.state.value
+    assert bytes(tab.picture.value).startswith(b"\x89PNG")
+    assert tab.stop.disabled and not tab.start.disabled
+    run = Run(settings.runs_dir / "my-scratch-bce" / "fold-0")
+    assert list(run.history()["epoch"]) == [0, 1]
+    assert recipe.read(run.folder / "config.json") == tab.system
+
+
+def test_training_is_stopped_after_an_epoch_and_found_by_a_new_panel(panel, settings):
+    tab = small(panel)
+    tab.epochs.value = 400
+    tab.start.click()
+    job = tab.job
+    wait(lambda: job.history() is not None)
+    (again,) = trainer.Job.alive(settings)  # as a new kernel would find it
+    assert again.name == job.name and again.is_alive()
+    tab.stop.click()
+    wait(lambda: tab.job is None)
+    assert 1 <= len(job.history()) < 400 and not job.is_finished()
+    assert "train it again to go on" in tab.state.value
+    assert "the same call goes on" in job.last_words()
+    assert trainer.Job.alive(settings) == []
+
+
+def test_process_that_fails_says_why(panel, monkeypatch):
+    tab = small(panel)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    tab.start.click()
+    wait(lambda: tab.job is None)
+    assert "has ended before its time" in tab.state.value
+
+
+def test_row_is_written_and_read(tmp_path, panel):
+    row = small(panel).system
+    recipe.write(row, tmp_path / "row.json")
+    assert recipe.read(tmp_path / "row.json") == row
+    for text in ("", "[]", '{"system": {}}', '{"name": "x", "stages": 1}'):
+        (tmp_path / "row.json").write_text(text)
+        with pytest.raises(DataError, match=r"row\.json: no row of a system"):
+            recipe.read(tmp_path / "row.json")
+    with pytest.raises(DataError, match=r"none\.json: no row"):
+        recipe.read(tmp_path / "none.json")
