@@ -10,6 +10,7 @@ import io
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from helpers import plotting
@@ -63,7 +64,7 @@ def what_if(comparison, rule):
 
 def _figure(panels, comparison, rule, shape, size):
     """These panels, and a legend above all of them, where it covers nothing."""
-    figure = Figure(figsize=size, dpi=DOTS)
+    figure = Figure(figsize=size, dpi=DOTS, layout="none")
     axes = figure.subplots(*shape)
     height = size[1]  # margins in inches: a layout that is computed takes far longer
     margins = {"top": 1 - 0.65 / height, "bottom": 0.55 / height}
@@ -109,7 +110,8 @@ def _curves(column, title):
                 axis.plot(epochs, table[column], "--", **seen)
                 look = {**look, "label": None}
         axis.set(title=title, xlabel="epoch (dashed: tiles trained on)")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlim(left=0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return draw
 
@@ -232,7 +234,8 @@ class TilePicture:
     def __init__(self, comparison):
         self.comparison = comparison
         count = len(comparison.systems)
-        self.figure = Figure(figsize=(2.1 * (count + 1) + 0.3, 4.9), dpi=DOTS)
+        size = (2.1 * (count + 1) + 0.3, 4.9)
+        self.figure = Figure(figsize=size, dpi=DOTS, layout="none")
         self.axes = self.figure.subplots(
             2,
             count + 1,

@@ -14,7 +14,7 @@ from helpers.comparison import ORDERS, Choice, Comparison
 from helpers.config import TILE
 from helpers.data import DataError
 from helpers.inference import Rule, interval
-from helpers.trainer import Trainer
+from helpers.trainer import Trainer, picture
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDE = {"description_width": "initial"}
@@ -77,7 +77,7 @@ class Panel:
         """The rule that the controls say; the empty rule's are in the third tab."""
         mixer = self.parts[2]
         smallest = mixer.smallest.value if mixer.empty.value else 0
-        return Rule(self.threshold.value, smallest, self.component.value)
+        return Rule(round(self.threshold.value, 2), smallest, self.component.value)
 
     def add(self, run):
         """Put another finished run into the comparison."""
@@ -141,7 +141,7 @@ class Systems:
     title = "Systems"
 
     def __init__(self, panel):
-        self.panel, self.picture = panel, widgets.Image(format="png")
+        self.panel, self.picture = panel, picture()
         self.log = widgets.Checkbox(description="logarithmic loss", indent=False)
         self.log.observe(self.draw, "value")
         self.box = widgets.VBox([self.log, self.picture])
@@ -162,7 +162,7 @@ class Browser:
     title = "Tiles"
 
     def __init__(self, panel):
-        self.panel, self.picture = panel, widgets.Image(format="png")
+        self.panel, self.picture = panel, picture()
         self.by = widgets.Dropdown(options=ORDERS, description="first")
         self.position = _slider("tile", 0, 0, 1, 1)
         self.back = widgets.Button(description="previous", layout={"width": "90px"})
@@ -170,13 +170,12 @@ class Browser:
         self.zoom = _slider("zoom", 1.0, 1.0, 8.0, 0.5)
         self.row = _slider("row", TILE // 2, 0, TILE - 1, 1)
         self.column = _slider("column", TILE // 2, 0, TILE - 1, 1)
-        hint = "click a slider, then page with the arrow keys"
+        hint = "click a slider, and the arrow keys move it"
         self.box = widgets.VBox(
             [
-                widgets.HBox(
-                    [self.by, self.position, self.back, self.on, widgets.Label(hint)]
-                ),
+                widgets.HBox([self.by, self.position, self.back, self.on]),
                 widgets.HBox([self.zoom, self.row, self.column]),
+                widgets.Label(hint),
                 self.picture,
             ]
         )
@@ -278,7 +277,7 @@ class Mixer:
         low, high = interval(scores)
         self.score.value = (
             f"<b>score {scores.mean():.4f}</b> (95 % over tiles: {low:.3f} to "
-            f"{high:.3f}) for {choice.rule}. What is chosen by looking at these tiles "
+            f"{high:.3f}), threshold {choice.rule.threshold:g}. What is chosen by looking at these tiles "
             "does a little worse on others."
         )
 

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers import inference, systems
+from helpers import inference, resnet, systems
 from helpers.files import DataError
 from helpers.pipeline import Frame
 
@@ -81,12 +81,12 @@ class Run:
 
     def model(self):
         """The trained Keras model."""
-        return keras.models.load_model(self.folder / "model.keras", compile=False)
+        return _load(self.folder / "model.keras")
 
     def models(self):
         """That model, and those kept before each restart of the learning rate: list."""
         files = [self.folder / "model.keras", *self.folder.glob("snapshot-*.keras")]
-        return [keras.models.load_model(file, compile=False) for file in sorted(files)]
+        return [_load(file) for file in sorted(files)]
 
     def validation(self, flips=None):
         """What the network said of the fold's tiles.
@@ -120,6 +120,12 @@ class Run:
         return inference.ensemble(
             [inference.predict(model, images, *how) for model in self.models()]
         )
+
+
+def _load(file):
+    """A saved network, with the layers that are not Keras' own."""
+    own = {layer.__name__: layer for layer in (resnet.BatchNorm, resnet.GroupedConv2D)}
+    return keras.models.load_model(file, custom_objects=own, compile=False)
 
 
 def find_members(settings, *names):

@@ -18,6 +18,7 @@ from dataclasses import replace
 import ipywidgets as widgets
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from helpers import charts, encoders, losses, recipe, systems, training
 from helpers.callbacks import duration
@@ -43,7 +44,6 @@ class Trainer:
 
     def __init__(self, panel):
         self.panel, self.stale, self.job = panel, True, None
-        wide = {"style": {"description_width": "initial"}}
         self.encoder = widgets.Dropdown(
             options=encoders.ENCODERS, description="encoder"
         )
@@ -66,12 +66,17 @@ class Trainer:
             min=8,
             max=4000,
             description="tiles at most",
-            **wide,
+            style={"description_width": "initial"},
         )
         self.start = widgets.Button(description="train", button_style="success")
-        self.stop = widgets.Button(description="stop after this epoch", disabled=True)
+        self.stop = widgets.Button(
+            description="stop after this epoch",
+            disabled=True,
+            layout={"width": "200px"},
+        )
         self.told, self.state = widgets.HTML(), widgets.HTML()
-        self.picture = widgets.Image(format="png", layout={"visibility": "hidden"})
+        self.picture = picture()
+        self.picture.layout.visibility = "hidden"
         menus = (self.encoder, self.weights, self.loss, self.size)
         budget = (self.epochs, self.tiles)
         buttons = widgets.HBox([self.start, self.stop])
@@ -172,6 +177,12 @@ class Trainer:
         return len(table)
 
 
+def picture():
+    """An empty place for a PNG, to be shown in its own size."""
+    layout = {"max_width": "100%", "align_self": "flex-start"}
+    return widgets.Image(format="png", layout=layout)
+
+
 def growing(name, table):
     """Loss and score of a training, epoch by epoch."""
     figure = Figure(figsize=(9, 3), dpi=charts.DOTS, layout="constrained")
@@ -180,7 +191,8 @@ def growing(name, table):
         axis.plot(epochs, table[column], "--", label="tiles trained on")
         axis.plot(epochs, table[f"val_{column}"], "o-", ms=4, label="tiles watched")
         axis.set(xlabel="epoch", title=column)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlim(left=0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper")
     figure.suptitle(name, fontsize=10)
     return figure

@@ -45,6 +45,9 @@ def lab(tmp_path):
     shutil.copytree(ROOT / "helpers", tmp_path / "helpers", ignore=skip)
     (tmp_path / "notebooks").mkdir()
     nbformat.write(notebook, tmp_path / "notebooks" / "03_vgg19_unet.ipynb")
+    settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)  # cells out of sight are to be there all the same
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
     port = free_port()
     environment = os.environ | {
         "SALT_PROFILE": "smoke",
@@ -55,6 +58,7 @@ def lab(tmp_path):
     }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--LabApp.user_settings_dir={tmp_path / 'settings'}"]
     command += [f"--IdentityProvider.token={TOKEN}", f"--notebook-dir={tmp_path}"]
     with (tmp_path / "lab.log").open("wb") as log:
         server = subprocess.Popen(
@@ -91,6 +95,7 @@ def page():
         page = browser.new_page(viewport={"width": 1500, "height": 1300})
         page.set_default_timeout(MINUTE)
         yield page
+        shoot(page, "at-the-end")
         browser.close()
 
 
@@ -125,12 +130,13 @@ def test_user_compares_looks_chooses_and_trains(lab, page):
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(lab)
+    page.get_by_text("| Idle").wait_for()  # the kernel
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     panel = page.locator(".jp-OutputArea-output .widget-vbox").filter(
         has=page.get_by_text("smallest component", exact=True)
     ).first  # fmt: skip
-    panel.wait_for(timeout=8 * MINUTE)
+    panel.wait_for(timeout=5 * MINUTE)
     panel.scroll_into_view_if_needed()
     picture = panel.locator("img:visible").first
     picture.wait_for()
@@ -175,5 +181,6 @@ def test_user_compares_looks_chooses_and_trains(lab, page):
         timeout=4 * MINUTE
     )
     shoot(panel, "5-trained")
-    assert "my-scratch-bce" in scores.inner_text()
+    scores.get_by_text("my-scratch-bce").wait_for()
     assert not errors
+    assert not page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count()

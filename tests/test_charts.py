@@ -2,15 +2,26 @@
 
 import io
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 from pretend import labelled, pretend
 
-from helpers import charts
+from helpers import charts, plotting
 from helpers.comparison import Comparison
 from helpers.inference import Rule
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture(autouse=True)
+def style():
+    """As in every notebook; what it asks of all figures must not spoil these."""
+    with matplotlib.rc_context():
+        plotting.use_style()
+        yield
 
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["one", "four"])

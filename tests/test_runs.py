@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pretend import labelled, pretend
 
-from helpers import systems
+from helpers import systems, training
 from helpers.data import Tiles
 from helpers.files import DataError
 from helpers.pipeline import Frame
@@ -23,6 +26,8 @@ from helpers.runs import (
     out_of_fold,
     predict,
 )
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -170,3 +175,17 @@ def test_folds_trained_elsewhere_are_merged_by_copying_their_folders(tmp_path):
     assert [run.name for run in found] == [f"sharp/fold-{k}" for k in range(3)]
     seen, _ = out_of_fold(dict.fromkeys(found, 1.0), tiles)
     assert len(seen) == 18
+
+
+def test_network_is_read_by_a_process_that_has_built_none(tmp_path):
+    """Layers that are not Keras' own must be known to whoever reads the file."""
+    row = systems.get("olsen-seresnext50").with_weights("none")
+    training.build_model(row).save(tmp_path / "model.keras")
+    read = (
+        "from helpers.machine import load_keras; load_keras()\n"
+        "from pathlib import Path\nfrom helpers.runs import Run\n"
+        f"print(Run(Path({str(tmp_path)!r})).model().name)"
+    )
+    done = subprocess.run([sys.executable, "-c", read], cwd=ROOT, check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
