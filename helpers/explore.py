@@ -277,8 +277,8 @@ class Mixer:
         low, high = interval(scores)
         self.score.value = (
             f"<b>score {scores.mean():.4f}</b> (95 % over tiles: {low:.3f} to "
-            f"{high:.3f}), threshold {choice.rule.threshold:g}. What is chosen by looking at these tiles "
-            "does a little worse on others."
+            f"{high:.3f}), threshold {choice.rule.threshold:g}. What is chosen by "
+            "looking at these tiles does a little worse on others."
         )
 
     def _keep(self, _):

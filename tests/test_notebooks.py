@@ -3,6 +3,7 @@
 That they run is tested by nbval, which collects them beside these tests.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -77,8 +78,15 @@ def test_sections_and_links_are_there(path):
         assert (path.parent / target).is_file(), target
 
 
-def test_lone_notebook_fetches_the_course_as_in_colab(tmp_path, monkeypatch):
-    """An empty folder, a stand-in for google.colab, and the address of a clone."""
+LONE = PATHS if os.environ.get("SALT_LONE") == "all" else PATHS[:1]
+
+
+@pytest.mark.parametrize("path", LONE, ids=lambda path: path.stem)
+def test_lone_notebook_fetches_the_course_as_in_colab(path, tmp_path, monkeypatch):
+    """An empty folder, a stand-in for google.colab, and the address of a clone.
+
+    All five, with the versions that Colab has: `bash tests/colab/run`.
+    """
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     course = tmp_path / "course"
     skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
@@ -98,11 +106,11 @@ def test_lone_notebook_fetches_the_course_as_in_colab(tmp_path, monkeypatch):
     monkeypatch.setenv("SALT_PROFILE", "smoke")
     monkeypatch.setenv("SALT_DATA_DIR", "synthetic")
     monkeypatch.delenv("SALT_OUTPUT_DIR", raising=False)
-    book = read(shutil.copy(PATHS[0], content))
+    book = read(shutil.copy(path, content))
     where = "import google.colab, helpers; print(helpers.__file__)"
     book.cells.append(nbformat.v4.new_code_cell(where))
     NotebookClient(
-        book, timeout=300, resources={"metadata": {"path": str(content)}}
+        book, timeout=900, resources={"metadata": {"path": str(content)}}
     ).execute()
     found = Path(book.cells[-1].outputs[-1].text.strip())
     assert found.is_relative_to(content / "salt-segmentation")
