@@ -11,6 +11,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from helpers.config import PROFILES, ROOT, SYNTHETIC, Budget, Settings
 from helpers.files import DataError, write_beside
@@ -20,11 +21,17 @@ STOPPED = 130  # exit status of a program that was asked to stop
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-def main(arguments=None):
-    """Read the options and act. Returns the exit status: 0, or 1 for a failure.
+def main(arguments: list[str] | None = None) -> int:
+    """Read the options and act.
 
-    A training that was asked to stop gives 130, and the same command goes on with it.
     Wrong options end the program with a message and exit status 2.
+
+    Args:
+        arguments: the words after the command; by default those of this process.
+
+    Returns:
+        The exit status: 0, or 1 for a failure. A training that was asked to stop gives
+        130, and the same command goes on with it.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -32,7 +39,7 @@ def main(arguments=None):
     try:
         settings = Settings.from_env()
         act = {"train": _train, "predict": _predict}.get(options.command)
-        names = _known_systems(options) if act else None
+        names = _known_systems(options) if act else []
         notebooks = _numbers(options.only)
     except (DataError, ValueError) as error:
         parser.error(str(error))
@@ -49,9 +56,10 @@ def main(arguments=None):
         return STOPPED
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    missing = {"default": argparse.SUPPRESS}  # so that either place of an option counts
+    # so that either place of an option counts:
+    missing: dict[str, Any] = {"default": argparse.SUPPRESS}
     common.add_argument("--profile", choices=PROFILES, help="sizes, epochs", **missing)
     common.add_argument(
         "--data-dir", help="folder of the data, or synthetic", **missing
@@ -78,7 +86,7 @@ def _parser():
     return parser
 
 
-def _export(options):
+def _export(options: argparse.Namespace) -> None:
     """Put the options where notebooks' kernels read them; paths become complete."""
     names = {"data_dir": "SALT_DATA_DIR", "output_dir": "SALT_OUTPUT_DIR"}
     for option, name in names.items():
@@ -91,7 +99,7 @@ def _export(options):
         os.environ["SALT_PROFILE"] = options.profile
 
 
-def _numbers(only):
+def _numbers(only: str | None) -> list[Path]:
     """`"02,05"` -> the paths of those notebooks, in order; all of them for `None`."""
     known = {notebook.name[:2]: notebook for notebook in NOTEBOOKS}
     wanted = known if only is None else only.replace(" ", "").split(",")
@@ -102,7 +110,7 @@ def _numbers(only):
     return [known[number] for number in sorted(set(wanted))]
 
 
-def _known_systems(options):
+def _known_systems(options: argparse.Namespace) -> list[str]:
     """The names given, checked before anything is read."""
     load_keras()
     from helpers import systems
@@ -115,7 +123,7 @@ def _known_systems(options):
     return options.systems
 
 
-def _rows(name):
+def _rows(name: str) -> list:
     """The systems that a name stands for: rows of the registry, or that of a file."""
     from helpers import recipe, systems
 
@@ -124,7 +132,7 @@ def _rows(name):
     return [systems.get(member) for member, _ in systems.get(name).members]
 
 
-def _check_training(options, rows):
+def _check_training(options: argparse.Namespace, rows: list) -> None:
     """Refuse what cannot be trained."""
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs: at least 1, not {options.epochs}")
@@ -135,7 +143,7 @@ def _check_training(options, rows):
         raise ValueError(f"--weights: one file does not fit all of {options.system}")
 
 
-def _train(names, options, settings):
+def _train(names: list[str], options: argparse.Namespace, settings: Settings) -> int:
     """Train at the profile's budget; the full profile's is the published recipe.
 
     A row from a file is trained as it stands there.
@@ -159,7 +167,7 @@ def _train(names, options, settings):
     return 0
 
 
-def _predict(names, options, settings):
+def _predict(names: list[str], options: argparse.Namespace, settings: Settings) -> int:
     """Ensemble the finished runs of these systems into a checked submission."""
     from tqdm import tqdm
 
@@ -188,7 +196,7 @@ def _predict(names, options, settings):
     return 0
 
 
-def _run_notebooks(notebooks, settings):
+def _run_notebooks(notebooks: list[Path], settings: Settings) -> int:
     from helpers import data
 
     data.open_data(settings)  # bad data is told now, not by the first notebook
@@ -205,7 +213,7 @@ def _run_notebooks(notebooks, settings):
     return 0
 
 
-def run_notebook(notebook, folder):
+def run_notebook(notebook: Path, folder: Path) -> str:
     """Execute one notebook in a fresh kernel, with a progress bar over its cells.
 
     Args:
@@ -250,7 +258,7 @@ def run_notebook(notebook, folder):
     return fault
 
 
-def _make_still(book):
+def _make_still(book: Any) -> None:
     """Leave of widgets, which live as long as their kernel, the pictures they give."""
     widget = "application/vnd.jupyter.widget-view+json"
     for cell in book.cells:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, fields
 import keras
 import numpy as np
 from keras import ops
+from numpy.random import Generator
 
-from helpers.machine import compiled
+from helpers.machine import Tensor, compiled
+
+Parts = dict[str, np.ndarray]  # which tiles each part changes, see `choose`
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Augmentation:
     probability: float = 1.0
     one_of: tuple[tuple[str, ...], ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, most in _LARGEST.items():
             value = getattr(self, name)
             if not 0 <= value <= most:
@@ -90,12 +93,14 @@ class Augmentation:
                 raise ValueError(f"one_of: {name!r} is off, or stands there twice")
 
     @property
-    def warps(self):
+    def warps(self) -> bool:
         """Whether pixels are interpolated: flips alone are exact."""
         affine = (self.zoom, self.shift, self.rotation, self.shear, self.crop)
         return any((*affine, self.elastic, self.grid))
 
-    def __call__(self, images, masks, rng):
+    def __call__(
+        self, images: np.ndarray, masks: np.ndarray, rng: Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Augment one batch.
 
         Args:
@@ -122,7 +127,7 @@ class Augmentation:
             images[on["blur"]] = _blurred(images[on["blur"]], widths)
         return images, masks
 
-    def choose(self, count, rng):
+    def choose(self, count: int, rng: Generator) -> Parts:
         """Which parts change which tiles: dict from names to bool (count,)."""
         on = {name: np.full(count, getattr(self, name) > 0) for name in _PARTS}
         on["flip"] = rng.random(count) < self.flip
@@ -136,11 +141,18 @@ class Augmentation:
                     on[name] &= drawn == number
         return on
 
-    def grey_curves(self, on, rng):
-        """One tone curve a tile: float32 (n, 256), new grey for each old grey.
+    def grey_curves(self, on: Parts, rng: Generator) -> np.ndarray:
+        """One tone curve a tile: a new grey for each old grey.
 
         Brightness, contrast and gamma act on the grey value alone, so that they are
         computed for the 256 possible values, not for every pixel.
+
+        Args:
+            on: what `choose` returned, n tiles.
+            rng: `numpy.random.Generator`.
+
+        Returns:
+            float32 (n, 256) in [0, 1].
         """
         grey = np.linspace(0.0, 1.0, 256)[None]
         spread = _spread(("gamma", "contrast", "brightness"), on, rng)[..., None]
@@ -148,7 +160,9 @@ class Augmentation:
         grey = (grey - 0.5) * (1.0 + self.contrast * spread[1]) + 0.5
         return np.clip(grey + self.brightness * spread[2], 0, 1).astype(np.float32)
 
-    def warp(self, images, masks, on, rng):
+    def warp(
+        self, images: np.ndarray, masks: np.ndarray, on: Parts, rng: Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Move pixels, those of image and mask alike, and interpolate them once.
 
         Args:
@@ -173,7 +187,7 @@ class Augmentation:
             moved[bent] = ops.convert_to_numpy(bent_tiles)
         return moved[..., 0], (moved[..., 1] > 0.5).astype(np.float32)
 
-    def matrices(self, on, size, rng):
+    def matrices(self, on: Parts, size: int, rng: Generator) -> np.ndarray:
         """One affine map a tile, from output to input pixels, about the tile's centre.
 
         Flip, zoom, shear, rotation, shift and crop are multiplied into one matrix, so
@@ -209,7 +223,7 @@ class Augmentation:
         zero = np.zeros(len(mirror))
         return np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1).astype(np.float32)
 
-    def displacements(self, on, size, rng):
+    def displacements(self, on: Parts, size: int, rng: Generator) -> np.ndarray:
         """How far from its own place each pixel is taken, before the affine map.
 
         Args:
@@ -255,13 +269,13 @@ _STEPS = 1024.0  # of a pixel, to which `_bent` rounds; float32 holds such steps
 #                  up to row 16,384 of its tall picture: 64 tiles of 128 pixels, twice
 
 
-def _spread(names, on, rng):
+def _spread(names: tuple[str, ...], on: Parts, rng: Generator) -> np.ndarray:
     """A number in [-1, 1] for each part and tile, 0 where it is off: (parts, n)."""
     where = np.array([on[name] for name in names])
     return rng.uniform(-1, 1, where.shape) * where
 
 
-def _blurred(images, widths):
+def _blurred(images: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """Blur each image by a Gaussian of its own width.
 
     A Gaussian is blurred along one axis, then along the other: two matrix products.
@@ -281,7 +295,7 @@ def _blurred(images, widths):
     return ops.convert_to_numpy(ops.clip(ops.matmul(weights, across), 0, 1))
 
 
-def _moved(stacked, matrices):
+def _moved(stacked: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     """Move (n, size, size, channels) by an affine map a tile: same shape, NumPy."""
     moved = ops.image.affine_transform(
         stacked,
@@ -294,7 +308,7 @@ def _moved(stacked, matrices):
 
 
 @compiled
-def _bent(stacked, matrices, away):
+def _bent(stacked: np.ndarray, matrices: np.ndarray, away: np.ndarray) -> Tensor:
     """Move each pixel by its displacement and its tile's affine map, in one go.
 
     `map_coordinates` interpolates along every axis of its input. So tiles and channels
@@ -326,7 +340,7 @@ def _bent(stacked, matrices, away):
     return ops.moveaxis(moved, 0, -1)
 
 
-def _mirrored(position, size):
+def _mirrored(position: Tensor, size: int) -> Tensor:
     """Positions outside 0 ... size - 1 mirrored at the outer edge of the last pixel.
 
     They are rounded to 1/1024 of a pixel, so that adding whole tiles to them is exact:

@@ -9,20 +9,30 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:  # both import this module
+    from helpers.pipeline import TileBatches
+    from helpers.recipe import Stage
 
 
 class EpochOrder(keras.callbacks.Callback):
     """Tells batches and dropout which epoch it is: chance follows from (seed, epoch).
 
     Keras does neither, and a backup does not hold the state of the dropout layers.
+
+    Args:
+        batches: the `pipeline.TileBatches` trained on.
     """
 
-    def __init__(self, batches):
+    def __init__(self, batches: "TileBatches") -> None:
         super().__init__()
         self.batches = batches
 
@@ -43,7 +53,7 @@ class EpochOrder(keras.callbacks.Callback):
                 layer.seed_generator.state.assign([seed, epoch])
 
 
-def all_layers(model):
+def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
     """The layers of a model, and those of models inside it, one after the other."""
     for layer in model.layers:
         yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]
@@ -73,7 +83,9 @@ class Replay(keras.callbacks.Callback):
         history: what the stage's finished epochs have measured, a dict each.
     """
 
-    def __init__(self, callbacks, history):
+    def __init__(
+        self, callbacks: list[keras.callbacks.Callback], history: list[dict]
+    ) -> None:
         super().__init__()
         self.callbacks, self.history = callbacks, history
 
@@ -98,11 +110,11 @@ class CosineRate(keras.callbacks.Callback):
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983
     """
 
-    def __init__(self, stage, first, steps):
+    def __init__(self, stage: "Stage", first: int, steps: int) -> None:
         super().__init__()
         self.stage, self.first, self.steps = stage, first, steps
 
-    def rate(self, epoch, step):
+    def rate(self, epoch: int, step: int) -> float:
         """Rate of a step; the very first steps of the stage warm up linearly."""
         begin = 0
         for end in self.stage.cycles:
@@ -144,11 +156,11 @@ class StopAfterEpoch(keras.callbacks.Callback):
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.asked = False
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         """Answer signals, in the main thread: Python gives them to no other."""
         self.before = {}
         if threading.current_thread() is threading.main_thread():
@@ -156,12 +168,12 @@ class StopAfterEpoch(keras.callbacks.Callback):
                 self.before[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         """Leave the signals as they were found."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _ask(self, *_):
+    def _ask(self, *_: Any) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -180,7 +192,7 @@ class TimeLeft(keras.callbacks.Callback):
         epochs: of the whole training, all stages together.
     """
 
-    def __init__(self, epochs):
+    def __init__(self, epochs: int) -> None:
         super().__init__()
         self.epochs, self.seconds = epochs, None
 
@@ -202,7 +214,7 @@ class Show(keras.callbacks.Callback):
         show: function of a DataFrame.
     """
 
-    def __init__(self, history, show):
+    def __init__(self, history: Path, show: Callable[[pd.DataFrame], object]) -> None:
         super().__init__()
         self.history, self.show = history, show
 
@@ -211,7 +223,7 @@ class Show(keras.callbacks.Callback):
         self.show(pd.read_csv(self.history))
 
 
-def tensorboard(folder):
+def tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
     """A list with Keras' callback for TensorBoard, empty where that is not installed.
 
     Look at it with `tensorboard --logdir outputs/tensorboard`.
@@ -221,7 +233,7 @@ def tensorboard(folder):
     return [keras.callbacks.TensorBoard(folder, write_graph=False)]
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """`"a few seconds"`, `"40 seconds"`, `"7 minutes"` or `"3.5 hours"`: for people."""
     if seconds < 10:
         return "a few seconds"

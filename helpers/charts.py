@@ -6,23 +6,30 @@ know it by; text is 9 points and more.
 """
 
 import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from helpers import plotting
+from helpers.comparison import Comparison, Prediction
 from helpers.inference import THRESHOLDS, Rule
 from helpers.plotting import GUESS, LINES, TRUTH
 
 MARKERS, HATCHES = "os^Dv<>P*X", ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 SMALL = 9  # points
 DOTS = 80  # an inch
+PLAIN: dict[str, Any] = {"dpi": DOTS, "layout": "none"}  # of a figure
+
+Draw = Callable[[Axes, Comparison, Rule], None]  # what draws one panel
 
 
-def png(*figures):
+def png(*figures: Figure) -> bytes:
     """Figures, one below the other, as one PNG: bytes."""
     drawn = []
     for figure in figures:
@@ -30,7 +37,7 @@ def png(*figures):
         canvas.draw()
         drawn.append(np.asarray(canvas.buffer_rgba())[..., :3])
     width = max(picture.shape[1] for picture in drawn)
-    white = {"mode": "constant", "constant_values": 255}
+    white: dict[str, Any] = {"mode": "constant", "constant_values": 255}
     drawn = [
         np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), **white)
         for picture in drawn
@@ -40,7 +47,9 @@ def png(*figures):
     return buffer.getvalue()
 
 
-def compare(comparison, rule=None, log=False):
+def compare(
+    comparison: Comparison, rule: Rule | None = None, log: bool = False
+) -> Figure:
     """How systems have learned, and what they are good at: eight panels.
 
     Args:
@@ -57,14 +66,20 @@ def compare(comparison, rule=None, log=False):
     return figure
 
 
-def what_if(comparison, rule):
+def what_if(comparison: Comparison, rule: Rule) -> Figure:
     """What another threshold, or another smallest component, would change."""
     return _figure((_thresholds, _components), comparison, rule, (1, 2), (14, 2.9))
 
 
-def _figure(panels, comparison, rule, shape, size):
+def _figure(
+    panels: Sequence[Draw],
+    comparison: Comparison,
+    rule: Rule,
+    shape: tuple[int, int],
+    size: tuple[float, float],
+) -> Figure:
     """These panels, and a legend above all of them, where it covers nothing."""
-    figure = Figure(figsize=size, dpi=DOTS, layout="none")
+    figure = Figure(figsize=size, **PLAIN)
     axes = figure.subplots(*shape)
     height = size[1]  # margins in inches: a layout that is computed takes far longer
     margins = {"top": 1 - 0.65 / height, "bottom": 0.55 / height}
@@ -87,7 +102,7 @@ def _figure(panels, comparison, rule, shape, size):
     return figure
 
 
-def _looks(comparison):
+def _looks(comparison: Comparison) -> Iterator[tuple[int, str, Prediction, dict]]:
     """(position, name, `Prediction`, its look) of every system."""
     for number, (name, prediction) in enumerate(comparison.systems.items()):
         look = {
@@ -99,8 +114,8 @@ def _looks(comparison):
         yield number, name, prediction, look
 
 
-def _curves(column, title):
-    def draw(axis, comparison, _):
+def _curves(column: str, title: str) -> Draw:
+    def draw(axis: Axes, comparison: Comparison, _: Rule) -> None:
         for _, name, _, look in _looks(comparison):
             for run in comparison.runs[name]:
                 table = run.history()
@@ -116,8 +131,8 @@ def _curves(column, title):
     return draw
 
 
-def _grouped(method, title, xlabel):
-    def draw(axis, comparison, rule):
+def _grouped(method: str, title: str, xlabel: str) -> Draw:
+    def draw(axis: Axes, comparison: Comparison, rule: Rule) -> None:
         for _, _, prediction, look in _looks(comparison):
             names, means = getattr(comparison, method)(prediction.scores(rule))
             axis.plot(range(len(names)), means, **look)
@@ -129,14 +144,14 @@ def _grouped(method, title, xlabel):
     return draw
 
 
-def _precision(axis, comparison, rule):
+def _precision(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     for _, _, prediction, look in _looks(comparison):
         axis.plot(np.arange(50, 100, 5) / 100, prediction.passed(rule), **look)
     axis.set(title="How exact? Share of tiles above each IoU", ylim=(0, 1.03))
     axis.set(xlabel="IoU threshold; the score is the mean")
 
 
-def _confusion(axis, comparison, rule):
+def _confusion(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     width = 0.8 / len(comparison.systems)
     for number, _, prediction, look in _looks(comparison):
         table = prediction.confusion(rule)
@@ -151,7 +166,7 @@ def _confusion(axis, comparison, rule):
     axis.set(title="Empty or not? Wrong answers, %", ylim=(0, 108))
 
 
-def _calibration(axis, comparison, _):
+def _calibration(axis: Axes, comparison: Comparison, _: Rule) -> None:
     axis.plot((0, 1), (0, 1), ":", color="#888888", zorder=0)
     for _, _, prediction, look in _looks(comparison):
         axis.plot(*prediction.calibration(), **look)
@@ -159,7 +174,7 @@ def _calibration(axis, comparison, _):
     axis.set(ylabel="share that is salt", xlim=(0, 1), ylim=(0, 1))
 
 
-def _thresholds(axis, comparison, rule):
+def _thresholds(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     for _, _, prediction, look in _looks(comparison):
         rules = [Rule(t, rule.smallest, rule.component) for t in THRESHOLDS]
         means = [prediction.scores(one).mean() for one in rules]
@@ -168,7 +183,7 @@ def _thresholds(axis, comparison, rule):
     axis.set(title="Which threshold? Score of all tiles", xlabel="threshold")
 
 
-def _components(axis, comparison, rule):
+def _components(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     sizes = range(0, 301, 50)
     for _, _, prediction, look in _looks(comparison):
         rules = [Rule(rule.threshold, rule.smallest, size) for size in sizes]
@@ -178,7 +193,7 @@ def _components(axis, comparison, rule):
     axis.set(xlabel="smallest component that is kept, pixels")
 
 
-def _costs(axis, comparison, rule):
+def _costs(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     """Score and cost of each system, written as a table."""
     axis.axis("off")
     axis.set_title("Score, and what it costs")
@@ -231,11 +246,11 @@ class TilePicture:
         comparison: `comparison.Comparison`.
     """
 
-    def __init__(self, comparison):
+    def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         count = len(comparison.systems)
         size = (2.1 * (count + 1) + 0.3, 4.9)
-        self.figure = Figure(figsize=size, dpi=DOTS, layout="none")
+        self.figure = Figure(figsize=size, **PLAIN)
         self.axes = self.figure.subplots(
             2,
             count + 1,
@@ -253,7 +268,9 @@ class TilePicture:
         )
         self.figure.text(0.01, 0.02, note, fontsize=SMALL)
 
-    def show(self, position, rule, view=None):
+    def show(
+        self, position: int, rule: Rule, view: tuple[float, ...] | None = None
+    ) -> Figure:
         """Draw a tile.
 
         Args:
@@ -292,11 +309,18 @@ class TilePicture:
         return self.figure
 
 
-def everything(comparison, rule=None):
-    """The whole panel as one still picture, for readers without widgets: PNG, bytes.
+def everything(comparison: Comparison, rule: Rule | None = None) -> bytes:
+    """The whole panel as one still picture, for readers without widgets.
 
     The comparison; what threshold and smallest component would change; and two tiles:
     the one with salt that the systems find hardest, and the one they disagree on most.
+
+    Args:
+        comparison: `comparison.Comparison`.
+        rule: `inference.Rule` by which tiles are scored; 0.5 by default.
+
+    Returns:
+        A PNG, bytes.
     """
     rule = rule or Rule()
     hardest = comparison.order("worst score", rule)

@@ -18,15 +18,18 @@ import json
 import math
 import shutil
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import pandas as pd
 
 from helpers.devices import least
 from helpers.files import sweep, write_beside
+from helpers.recipe import Stage
 
 KEPT = 2  # checkpoints: if the newest is damaged, there is the one before
 SEALED, TRAINING, BEST = "state.txt", "state.weights.h5", "best.weights.h5"
@@ -44,18 +47,18 @@ class State:
 
     stage: int = 0
     history: tuple[dict, ...] = ()
-    folder: Path | None = field(default=None, compare=False)
+    folder: Path | Any = field(default=None, compare=False)  # Any: None
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """Number of the last finished epoch, -1 before the first."""
         return self.history[-1]["epoch"] if self.history else -1
 
-    def since(self, first):
+    def since(self, first: int) -> list[dict]:
         """The history from an epoch on: list of dicts."""
         return [row for row in self.history if row["epoch"] >= first]
 
-    def snapshots(self):
+    def snapshots(self) -> list[Path]:
         """The weights kept before each restart so far: list of paths."""
         return sorted(self.folder.glob("snapshot-*.h5")) if self.folder else []
 
@@ -68,7 +71,7 @@ class Checkpoints:
         copy: a `Copy`: where the run is copied to after every epoch; or `None`.
     """
 
-    def __init__(self, run, copy=None):
+    def __init__(self, run: Path, copy: "Copy | None" = None) -> None:
         self.run, self.copy = run, copy
         self.folder = run / "work"
         sweep(run)
@@ -80,7 +83,7 @@ class Checkpoints:
             self.state = self._newest()
         self._write_history()
 
-    def _newest(self):
+    def _newest(self) -> State:
         """The newest state that is whole; damaged ones are deleted, with a word."""
         for folder in sorted(self.folder.glob("epoch-*"), reverse=True):
             try:
@@ -98,7 +101,7 @@ class Checkpoints:
         return State()
 
     @contextmanager
-    def add(self, state):
+    def add(self, state: State) -> Iterator[Path]:
         """Keep a new state: the block writes the files of weights into a folder."""
         target = self.folder / f"epoch-{state.epoch:04d}"
         with write_beside(target) as folder:
@@ -115,7 +118,7 @@ class Checkpoints:
             shutil.rmtree(old)
         keep_copy(self.run, self.copy)
 
-    def _write_history(self):
+    def _write_history(self) -> None:
         """The history as a table, for people and for curves while it runs."""
         if self.state.history:
             with write_beside(self.run / "history.csv") as beside:
@@ -140,7 +143,14 @@ class SaveState(keras.callbacks.Callback):
         average: callbacks that let averaged weights be examined, if the stage has any.
     """
 
-    def __init__(self, checkpoints, bare, stage, number, first):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        bare: keras.Model,
+        stage: Stage,
+        number: int,
+        first: int,
+    ) -> None:
         super().__init__()
         self.checkpoints, self.bare = checkpoints, bare
         self.stage, self.number, self.first = stage, number, first
@@ -148,14 +158,14 @@ class SaveState(keras.callbacks.Callback):
         self.begin = self.done[-1]["epoch"] + 1 if self.done else first
         self.average = [keras.callbacks.SwapEMAWeights()] if stage.average else []
 
-    def has_stopped(self):
+    def has_stopped(self) -> bool:
         """Whether a plateau stage was at its end when it was interrupted."""
         scores = [row["val_score"] for row in self.done]
         if not scores or self.stage.schedule != "plateau":
             return False
         return len(scores) - 1 - scores.index(max(scores)) >= self.stage.stopping
 
-    def restore(self, model):
+    def restore(self, model: keras.Model) -> None:
         """Give a compiled model the stage's last state, if there is one."""
         if self.done:
             model.optimizer.build(model.trainable_variables)  # else it keeps no state
@@ -185,7 +195,7 @@ class SaveState(keras.callbacks.Callback):
                 self._save(folder / f"snapshot-{epoch:04d}.weights.h5")
             self.model.save_weights(folder / TRAINING)
 
-    def _save(self, path):
+    def _save(self, path: Path) -> None:
         """Save the weights, or their averages where these are what counts."""
         for swap in self.average:
             swap.on_test_begin()
@@ -207,7 +217,7 @@ class Copy:
     folder: Path
 
 
-def keep_copy(run, copy):
+def keep_copy(run: Path, copy: Copy | None) -> None:
     """Bring the copy of a run up to date.
 
     A disk that has vanished (a mounted Drive does) is a warning: the training goes on.
@@ -235,14 +245,14 @@ def keep_copy(run, copy):
         print(f"warning: no copy in {copy.disk} ({error}); the training goes on")
 
 
-def bring_back(copy, run):
+def bring_back(copy: Copy, run: Path) -> None:
     """Fetch a run from its copy, where the machine that it was trained on is gone."""
     with write_beside(run) as beside:
         shutil.copytree(copy.folder, beside, ignore=shutil.ignore_patterns(".*"))
     print(f"{run.parent.name}, {run.name}: brought back from {copy.disk}")
 
 
-def _checksum(path):
+def _checksum(path: Path) -> int:
     """CRC-32 of a file's bytes."""
     with path.open("rb") as file:
         total = 0

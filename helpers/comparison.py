@@ -5,15 +5,20 @@ every rule, and the connected groups of a threshold for every smallest size.
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from helpers import inference, metrics, runs
-from helpers.data import coverage_class
+from helpers.config import Settings
+from helpers.data import Tiles, coverage_class
 from helpers.files import DataError, write_beside
 from helpers.inference import Rule
+from helpers.runs import Run
 
 BINS = 10  # of probability, in a calibration
 
@@ -26,14 +31,14 @@ class Prediction:
         probabilities: uint8 (n, height, width), 255 is 1.
     """
 
-    def __init__(self, truth, probabilities):
+    def __init__(self, truth: np.ndarray, probabilities: np.ndarray) -> None:
         self.truth, self.probabilities = truth, probabilities
         self.salt = np.count_nonzero(truth, axis=(1, 2))
         self.counts = lru_cache(maxsize=64)(self._counts)
         self._groups = lru_cache(maxsize=1)(self._find_groups)
         self.calibration = lru_cache(maxsize=1)(self._calibration)
 
-    def _counts(self, rule):
+    def _counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
         """Pixels in the intersection and the union of each tile: two int (n,)."""
         if rule.component > 1:
             tile, area, both = self._groups(rule.threshold)
@@ -49,7 +54,7 @@ class Prediction:
         area, both = np.where(few, 0, area), np.where(few, 0, both)
         return both, area + self.salt - both
 
-    def _find_groups(self, threshold):
+    def _find_groups(self, threshold: float) -> tuple[np.ndarray, ...]:
         """Of each connected group: its tile, its pixels, those that are truly salt."""
         masks = inference.above(self.probabilities, threshold)
         labels, sizes = inference.components(masks)
@@ -61,15 +66,15 @@ class Prediction:
         )
         return first[1:], sizes[1:], both[1:]
 
-    def scores(self, rule):
+    def scores(self, rule: Rule) -> np.ndarray:
         """The competition's score of each tile: float (n,)."""
         return metrics.precision_of_counts(*self.counts(rule))
 
-    def passed(self, rule):
+    def passed(self, rule: Rule) -> np.ndarray:
         """Share of the tiles that exceed each of the ten IoU thresholds: (10,)."""
         return metrics.passed(*self.counts(rule)).mean(axis=0)
 
-    def confusion(self, rule):
+    def confusion(self, rule: Rule) -> np.ndarray:
         """Tiles by truth (row: empty, salt) and prediction (column): int (2, 2)."""
         both, union = self.counts(rule)
         said = (union - self.salt + both) > 0
@@ -77,7 +82,7 @@ class Prediction:
         np.add.at(table, ((self.salt > 0).astype(int), said.astype(int)), 1)
         return table
 
-    def _calibration(self):
+    def _calibration(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean probability and true share of salt in ten bins: two float (10,).
 
         A bin that holds less than a thousandth of the pixels says NaN.
@@ -108,8 +113,8 @@ class Comparison:
         DataError: if there is no run, or no such tile.
     """
 
-    def __init__(self, chosen, tiles):
-        self.runs = {}
+    def __init__(self, chosen: Iterable[Run], tiles: Tiles) -> None:
+        self.runs: dict[str, list[Run]] = {}
         for run in chosen:
             self.runs.setdefault(run.system, []).append(run)
         if not self.runs:
@@ -123,16 +128,18 @@ class Comparison:
         self._said = lru_cache(maxsize=None)(self._read)
         self.systems = {name: self.prediction(name) for name in self.runs}
 
-    def prediction(self, name, flips=None):
+    def prediction(self, name: str, flips: bool | None = None) -> Prediction:
         """`Prediction` of a system, averaged with mirrored tiles or not."""
         return self._said(name, flips)
 
-    def _read(self, name, flips):
+    def _read(self, name: str, flips: bool | None) -> Prediction:
         members = dict.fromkeys(self.runs[name], 1.0)
         _, probabilities = runs.out_of_fold(members, self.tiles, flips)
         return Prediction(self.tiles.masks, inference.as_bytes(probabilities))
 
-    def mix(self, weights, flips=None):
+    def mix(
+        self, weights: Mapping[str, float], flips: bool | None = None
+    ) -> Prediction:
         """`Prediction` of a weighted mean: {system: weight}, not all of them 0."""
         total = np.float32(0)
         for name, weight in weights.items():
@@ -141,18 +148,21 @@ class Comparison:
                 total = total + np.float32(weight / sum(weights.values())) * part
         return Prediction(self.tiles.masks, np.rint(total).astype(np.uint8))
 
-    def disagreement(self):
+    def disagreement(self) -> np.ndarray:
         """How far the systems' probabilities lie apart, mean over pixels: (n,)."""
         said = [prediction.probabilities for prediction in self.systems.values()]
         apart = np.maximum.reduce(said) - np.minimum.reduce(said)
         return apart.mean(axis=(1, 2)) / 255
 
-    def order(self, by, rule):
+    def order(self, by: str, rule: Rule) -> np.ndarray:
         """Positions of the tiles, the ones to look at first coming first.
 
         Args:
             by: one of `ORDERS`.
             rule: under which tiles are scored.
+
+        Returns:
+            int (n,).
         """
         if by == "worst score":
             scores = [one.scores(rule) for one in self.systems.values()]
@@ -165,7 +175,7 @@ class Comparison:
             key = self.tiles.depths if by == "depth" else self.tiles.ids
         return np.argsort(key, kind="stable")
 
-    def by_coverage(self, scores):
+    def by_coverage(self, scores: np.ndarray) -> tuple[list[str], np.ndarray]:
         """`(names, means)` of scores by coverage class; NaN where there is no tile.
 
         A class is called by the highest share of salt in it, in per cent.
@@ -173,7 +183,9 @@ class Comparison:
         names = [f"{10 * i}" for i in range(11)]
         return names, _means(scores, coverage_class(self.tiles.coverage), len(names))
 
-    def by_depth(self, scores, parts=5):
+    def by_depth(
+        self, scores: np.ndarray, parts: int = 5
+    ) -> tuple[list[str], np.ndarray]:
         """`(names, means)` of scores by depth, in parts of as many tiles each."""
         rank = np.argsort(np.argsort(self.tiles.depths, kind="stable"), kind="stable")
         part = rank * parts // len(rank)
@@ -185,7 +197,7 @@ class Comparison:
 ORDERS = ("worst score", "disagreement", "coverage", "depth", "id")
 
 
-def _means(scores, groups, count):
+def _means(scores: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     """Mean score of each group, NaN for an empty one: float (count,)."""
     tiles = np.bincount(groups, minlength=count).astype(float)
     tiles[tiles == 0] = np.nan
@@ -206,7 +218,7 @@ class Choice:
     flips: bool
     rule: Rule
 
-    def save(self, settings):
+    def save(self, settings: Settings) -> Path:
         """Keep it in the output folder; returns the path."""
         path = settings.output_dir / CHOICE
         with write_beside(path) as beside:
@@ -214,8 +226,14 @@ class Choice:
         return path
 
     @classmethod
-    def load(cls, settings):
-        """What is kept there, or `None`.
+    def load(cls, settings: Settings) -> Self | None:
+        """What is kept in the output folder.
+
+        Args:
+            settings: `config.Settings`.
+
+        Returns:
+            `Choice`, or `None` if nothing is kept.
 
         Raises:
             DataError: for a file that is no choice.
@@ -234,9 +252,10 @@ class Choice:
                 f"{path}: not a choice ({error}): delete it, or keep one again"
             ) from error
 
-    def members(self, settings):
+    def members(self, settings: Settings) -> dict[Run, float]:
         """{`runs.Run`: weight} of the runs that are there, see `runs.folds_of`."""
-        total, members = sum(weight for _, weight in self.weights), {}
+        members: dict[Run, float] = {}
+        total = sum(weight for _, weight in self.weights)
         for name, weight in self.weights:
             folds = runs.folds_of(settings, name)
             members |= dict.fromkeys(folds, weight / total / len(folds))

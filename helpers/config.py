@@ -1,4 +1,4 @@
-"""Settings: which data, where to write, how much to compute. Read in one place.
+"""Settings: which data, where to write, how much to compute; read in one place.
 
 | variable | option | meaning |
 |---|---|---|
@@ -11,8 +11,10 @@
 import importlib
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -116,7 +118,7 @@ class Settings:
     reasons: tuple[str, str] = ("given", "given")
 
     @classmethod
-    def from_env(cls, env=None):
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
         """Read the settings from the environment.
 
         Relative paths start at the repository's root, whatever folder a notebook's
@@ -147,21 +149,21 @@ class Settings:
         )
 
     @property
-    def synthetic(self):
+    def synthetic(self) -> bool:
         """Whether the tiles are synthetic."""
         return self.data == SYNTHETIC
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """`"synthetic"` or `"competition"`."""
         return SYNTHETIC if self.synthetic else "competition"
 
     @property
-    def runs_dir(self):
+    def runs_dir(self) -> Path:
         """The folder of the runs."""
         return self.output_dir / "runs"
 
-    def describe(self):
+    def describe(self) -> str:
         """A few lines for people: data, profile, output, and why."""
         copied = f", copied to {_shown(self.copy_dir)}" if self.copy_dir else ""
         return (
@@ -171,7 +173,7 @@ class Settings:
         )
 
 
-def start():
+def start() -> Settings:
     """First call of every notebook: read the settings and say what was found.
 
     Returns:
@@ -187,7 +189,7 @@ def start():
     return settings
 
 
-def _choose_data(wanted):
+def _choose_data(wanted: str) -> tuple[Path | str, str]:
     if wanted.strip().lower() == SYNTHETIC:
         return SYNTHETIC, "SALT_DATA_DIR says so"
     if wanted.strip():
@@ -206,7 +208,7 @@ def _choose_data(wanted):
     return SYNTHETIC, "no competition data found: built-in synthetic geology"
 
 
-def _choose_copy(wanted):
+def _choose_copy(wanted: str) -> Path | None:
     if not wanted:
         return None
     folder = ROOT / Path(wanted).expanduser()
@@ -218,7 +220,7 @@ def _choose_copy(wanted):
     return folder.resolve()
 
 
-def _choose_profile(wanted, data):
+def _choose_profile(wanted: str, data: Path | str) -> tuple[str, str]:
     if wanted.strip():
         wanted = wanted.strip()
         if wanted not in PROFILES:
@@ -231,7 +233,7 @@ def _choose_profile(wanted, data):
     return "full", "real data and an accelerator"
 
 
-def _shown(path):
+def _shown(path: Path | str) -> str:
     """A path relative to the repository where possible: shorter, and no user names."""
     path = Path(path)
     inside = path.is_absolute() and path.is_relative_to(ROOT)

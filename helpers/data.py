@@ -12,21 +12,25 @@ import hashlib
 import io
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from PIL import Image
 from sklearn.model_selection import StratifiedKFold
 
 from helpers import config, geology, synthetic
-from helpers.config import TILE
+from helpers.config import TILE, Settings
 from helpers.files import (
     COMPETITION,
     DAMAGED,
     DataError,
+    File,
     find_file,
     index_files,
     write_beside,
@@ -47,13 +51,13 @@ class Tiles:
 
     ids: np.ndarray
     images: np.ndarray
-    masks: np.ndarray | None
+    masks: np.ndarray | Any  # Any: None, of test tiles alone
     depths: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, indices):
+    def take(self, indices: np.ndarray | slice) -> "Tiles":
         """The tiles at these positions (integers, a slice or a bool array)."""
         masks = None if self.masks is None else self.masks[indices]
         return Tiles(
@@ -61,23 +65,23 @@ class Tiles:
         )
 
     @property
-    def coverage(self):
+    def coverage(self) -> np.ndarray:
         """Share of salt pixels in each tile, float (n,)."""
         return self.masks.mean(axis=(1, 2))
 
     @property
-    def constant(self):
+    def constant(self) -> np.ndarray:
         """Which images have a single grey value (such tiles never hold salt), (n,)."""
         flat = self.images.reshape(len(self), -1)
         return flat.min(axis=1, initial=255) >= flat.max(axis=1, initial=0)
 
 
-def coverage_class(coverage):
+def coverage_class(coverage: ArrayLike) -> np.ndarray:
     """Class 0 ... 10 of a salt share: 0 is empty, 1 up to 10 %, 10 above 90 %."""
     return np.ceil(10 * np.asarray(coverage)).astype(int)
 
 
-def mask_type(masks):
+def mask_type(masks: ArrayLike) -> np.ndarray:
     """Sort masks into eight types by their shape and size.
 
     Olsen (GitHub, 127th) made folds alike in eight mask types. Which types exactly is
@@ -111,7 +115,9 @@ FOLD_KEYS = {
 }
 
 
-def make_folds(tiles, k=5, seed=2018, by="coverage+depth"):
+def make_folds(
+    tiles: Tiles, k: int = 5, seed: int = 2018, by: str = "coverage+depth"
+) -> np.ndarray:
     """Deal tiles into folds that look alike.
 
     Tiles are sorted, by coverage class and then depth for example; each run of k
@@ -149,7 +155,7 @@ def make_folds(tiles, k=5, seed=2018, by="coverage+depth"):
     return folds
 
 
-def load_tiles(settings):
+def load_tiles(settings: Settings) -> Tiles:
     """Read the labelled tiles.
 
     Args:
@@ -182,7 +188,7 @@ def load_tiles(settings):
     return Tiles(ids, images, masks, _depths(files, ids))
 
 
-def load_test_tiles(settings):
+def load_test_tiles(settings: Settings) -> Tiles:
     """Read the test tiles, in the order of `sample_submission.csv`.
 
     Args:
@@ -201,13 +207,13 @@ def load_test_tiles(settings):
     return Tiles(ids, images, None, _depths(files, ids))
 
 
-def open_data(settings):
+def open_data(settings: Settings) -> dict[str, File]:
     """The index of the competition's files; synthetic ones are written first."""
     if not settings.synthetic:
         return index_files(settings.data)
     profile = settings.profile
     train, test = profile.train_tiles or 1500, profile.test_tiles or 500
-    code = [Path(module.__file__).read_bytes() for module in (geology, synthetic)]
+    code = [Path(str(module.__file__)).read_bytes() for module in (geology, synthetic)]
     recipe = hashlib.sha256(b"".join(code)).hexdigest()[:8]
     name = f"synthetic-{train}-{test}-{settings.seed}-{recipe}"
     folder = settings.output_dir / name
@@ -220,8 +226,16 @@ def open_data(settings):
     return index_files(folder)
 
 
-def read_table(files, name, column):
+def read_table(files: Mapping[str, File], name: str, column: str) -> pd.DataFrame:
     """Read one of the csv files as text: `id` and one other column.
+
+    Args:
+        files: the index, see `open_data`.
+        name: of the file, such as `"train.csv"`.
+        column: the other column.
+
+    Returns:
+        DataFrame, a row a tile, all fields str; an empty field is `""`.
 
     Raises:
         DataError: if it is missing or unreadable, lacks a column, or repeats an id.
@@ -249,7 +263,7 @@ def read_table(files, name, column):
     return table
 
 
-def _depths(files, ids):
+def _depths(files: Mapping[str, File], ids: np.ndarray) -> np.ndarray:
     table = read_table(files, "depths.csv", "z")
     depths = pd.to_numeric(table.set_index("id")["z"], errors="coerce").reindex(ids)
     if depths.isna().any():
@@ -261,7 +275,13 @@ def _depths(files, ids):
     return depths.to_numpy(int)
 
 
-def _cached(settings, files, split, ids, rles=None):
+def _cached(
+    settings: Settings,
+    files: Mapping[str, File],
+    split: str,
+    ids: np.ndarray,
+    rles: Iterable[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (and masks, if RLEs are given) of these ids, from the cache if it fits.
 
     The cache is keyed by size and time of every file that goes into it, and packs
@@ -294,7 +314,7 @@ def _cached(settings, files, split, ids, rles=None):
     return images, masks
 
 
-def _read_image(file):
+def _read_image(file: File) -> np.ndarray:
     """The grey values of an image: 8 bits, and equal channels if it is in colour."""
     pixels = _read_pixels(file)
     channels = pixels[..., :3] if pixels.ndim == 3 else pixels[..., None]
@@ -303,7 +323,7 @@ def _read_image(file):
     return channels[..., 0]
 
 
-def _read_mask(file, name, text):
+def _read_mask(file: File, name: str, text: str) -> np.ndarray:
     """One mask, equal to its RLE in train.csv."""
     pixels = _read_pixels(file)
     mask = (pixels[..., 0] if pixels.ndim == 3 else pixels) > 0
@@ -321,7 +341,7 @@ def _read_mask(file, name, text):
     return mask
 
 
-def _read_pixels(file):
+def _read_pixels(file: File) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file.read())) as image:
             pixels = np.asarray(image)
@@ -335,7 +355,7 @@ def _read_pixels(file):
     return pixels
 
 
-def download(folder=config.ROOT / "data" / "tgs"):
+def download(folder: Path | str = config.ROOT / "data" / "tgs") -> Path:
     """Download the competition's data with kagglehub, into the place we look first.
 
     Nothing in this package calls it for you: the data may be used under the rules of

@@ -13,6 +13,7 @@ normalisation sees all of it; losses are means over tiles. (Dropout, which is dr
 each device, is not.)
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,18 +38,18 @@ class Share:
     processes: int = 1
     number: int = 0
 
-    def whole(self, count):
+    def whole(self, count: int) -> int:
         """The largest number of tiles up to `count` that all devices can share."""
         return count // self.devices * self.devices
 
-    def part(self, tiles):
+    def part(self, tiles: np.ndarray) -> np.ndarray:
         """This process's part of a batch, (n, ...) -> (n / processes, ...)."""
         size = len(tiles) // self.processes
         return tiles[self.number * size : (self.number + 1) * size]
 
 
 @contextmanager
-def spread():
+def spread() -> Iterator[Share]:
     """Build and train models on all devices, inside a `with` block.
 
     Yields:
@@ -72,7 +73,7 @@ def spread():
         yield Share()
 
 
-def processes():
+def processes() -> tuple[int, int]:
     """Number of this process, and how many train together: `(0, 1)` when alone."""
     if keras.backend.backend() != "jax":
         return 0, 1
@@ -81,7 +82,7 @@ def processes():
     return jax.process_index(), jax.process_count()
 
 
-def least(number):
+def least(number: int) -> int:
     """The smallest of what all processes say: int."""
     if processes()[1] == 1:
         return number
@@ -91,11 +92,18 @@ def least(number):
 
 
 @contextmanager
-def synchronised(model, share):
+def synchronised(model: keras.Model, share: Share) -> Iterator[None]:
     """Batch normalisation over all devices' parts of a batch, inside a `with` block.
 
     On TensorFlow each device would see its own part alone; on JAX there is but one
     batch. The saved model says nothing of it and loads anywhere.
+
+    Args:
+        model: the network, not compiled yet.
+        share: what `spread` has given.
+
+    Yields:
+        Nothing.
     """
     together = share.devices > 1 and keras.backend.backend() == "tensorflow"
     normal = keras.layers.BatchNormalization

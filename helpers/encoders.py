@@ -9,12 +9,15 @@ that nobody can forget it.
 import inspect
 import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import keras
 from keras import layers
 
 from helpers import resnet
 from helpers import weights as weight_files
+from helpers.machine import Tensor
 from helpers.resnet import MOMENTUM, BatchNorm
 
 APPLICATIONS = {  # of Keras
@@ -46,7 +49,12 @@ STRIDES = {  # {stride of the stem: of the coarsest features}, the default first
 ENCODERS = tuple(STRIDES)
 
 
-def build_encoder(name, input_shape=(128, 128, 1), weights=None, **options):
+def build_encoder(
+    name: str,
+    input_shape: tuple[int, int, int] = (128, 128, 1),
+    weights: Path | str | None = None,
+    **options: Any,
+) -> keras.Model:
     """Build an encoder.
 
     | name | features at strides | with `stem=1` |
@@ -100,7 +108,7 @@ def build_encoder(name, input_shape=(128, 128, 1), weights=None, **options):
     return encoder
 
 
-def stride_of(name, **options):
+def stride_of(name: str, **options: Any) -> int:
     """How many pixels of the tile the coarsest features put into one.
 
     Args:
@@ -133,7 +141,7 @@ def stride_of(name, **options):
     return strides[stem] << depth
 
 
-def _check_shape(name, shape, stride):
+def _check_shape(name: str, shape: tuple[int, ...], stride: int) -> None:
     """Whether the tile is grey and can be halved as often as the encoder does."""
     if len(shape) != 3 or shape[-1] != 1:
         raise ValueError(
@@ -147,7 +155,15 @@ def _check_shape(name, shape, stride):
         )
 
 
-def scratch(x, filters=16, depth=4, blocks=1, residual=False, dropout=0.0, stem=1):
+def scratch(
+    x: Tensor,
+    filters: int = 16,
+    depth: int = 4,
+    blocks: int = 1,
+    residual: bool = False,
+    dropout: float = 0.0,
+    stem: int = 1,
+) -> list[Tensor]:
     """The contracting path of a U-Net (Ronneberger et al. 2015, arXiv:1505.04597).
 
     Args:
@@ -177,7 +193,9 @@ def scratch(x, filters=16, depth=4, blocks=1, residual=False, dropout=0.0, stem=
     return features
 
 
-def conv_block(x, filters, residual=False, name=None):
+def conv_block(
+    x: Tensor, filters: int, residual: bool = False, name: str | None = None
+) -> Tensor:
     """Two 3 x 3 convolutions, each with batch norm and ReLU.
 
     Args:
@@ -205,7 +223,7 @@ def conv_block(x, filters, residual=False, name=None):
     return x
 
 
-def _as_rgb(x, name):
+def _as_rgb(x: Tensor, name: str) -> Tensor:
     """What the family was trained on: three channels in its own range."""
     x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
     if name in ("mobilenet", "inceptionresnetv2"):
@@ -218,7 +236,7 @@ def _as_rgb(x, name):
     return layers.Rescaling(scale, offset, name="preprocess")(x)
 
 
-def _application(name, inputs, imagenet=False):
+def _application(name: str, inputs: Tensor, imagenet: bool = False) -> keras.Model:
     """A Keras application behind its preprocessing, without its classifier."""
     build = getattr(keras.applications, APPLICATIONS[name])
     rgb = _as_rgb(inputs, name)
@@ -228,7 +246,9 @@ def _application(name, inputs, imagenet=False):
         return build(include_top=False, weights="imagenet", input_tensor=rgb)
 
 
-def _inception_resnet(name, inputs, imagenet=False, stem=2):
+def _inception_resnet(
+    name: str, inputs: Tensor, imagenet: bool = False, stem: int = 2
+) -> keras.Model:
     """Keras' Inception-ResNet-v2, padded so that sizes halve exactly.
 
     The published network lets the border go wherever it strides. Tiles of 128 pixels
@@ -239,7 +259,7 @@ def _inception_resnet(name, inputs, imagenet=False, stem=2):
     published = _application(name, keras.Input((None, None, 1)), imagenet)
     names = _lasting_names(published.layers)
 
-    def changed(layer):
+    def changed(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
         config["name"] = names.get(layer.name, layer.name)
         if "padding" in config:
@@ -254,14 +274,15 @@ def _inception_resnet(name, inputs, imagenet=False, stem=2):
     return backbone
 
 
-def _lasting_names(application_layers):
+def _lasting_names(application_layers: list[keras.Layer]) -> dict[str, str]:
     """Names for the layers that Keras only numbers, and in each process anew.
 
     The network is a chain of blocks that end in layers with names: the third
     convolution of those before `block35_1_mixed` becomes `block35_1_conv2d_3`. Only
     the stem has no name; it is the part that ends in poolings.
     """
-    names, numbers, unnamed, block = {}, Counter(), [], "stem"
+    names, unnamed, block = {}, [], "stem"
+    numbers: Counter[str] = Counter()
     for layer in application_layers[3:]:  # after input and preprocessing
         named = re.match(r"mixed_\d\w|block\d+_\d+|conv_7b", layer.name)
         if named:

@@ -6,21 +6,24 @@ call shows one picture of it all.
 """
 
 import base64
+from collections.abc import Iterable
+from typing import Any
 
 import ipywidgets as widgets
 
 from helpers import charts
 from helpers.comparison import ORDERS, Choice, Comparison
-from helpers.config import TILE
-from helpers.data import DataError
+from helpers.config import TILE, Settings
+from helpers.data import DataError, Tiles
 from helpers.inference import Rule, interval
+from helpers.runs import Run
 from helpers.trainer import Trainer, picture
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDE = {"description_width": "initial"}
 
 
-def compare(runs, tiles, settings):
+def compare(runs: Iterable[Run], tiles: Tiles, settings: Settings) -> "Panel":
     """Compare runs, look at tiles, try rules and weights, train another system.
 
     Args:
@@ -40,12 +43,15 @@ def compare(runs, tiles, settings):
 class Panel:
     """The rule's sliders, and four tabs; only the tab that is seen is drawn.
 
+    Args:
+        runs, tiles, settings: as for `compare`.
+
     Attributes:
         comparison: `comparison.Comparison` of the runs that are chosen.
         rule: `inference.Rule` by which everything is scored.
     """
 
-    def __init__(self, runs, tiles, settings):
+    def __init__(self, runs: list[Run], tiles: Tiles, settings: Settings) -> None:
         self.tiles, self.settings = tiles, settings
         self.comparison = Comparison(runs, tiles)
         self.chosen = widgets.SelectMultiple(
@@ -60,8 +66,8 @@ class Panel:
         self.scores, self.message = widgets.HTML(), widgets.HTML()
         self.parts = (Systems(self), Browser(self), Mixer(self), Trainer(self))
         self.tabs = widgets.Tab([part.box for part in self.parts])
-        for number, part in enumerate(self.parts):
-            self.tabs.set_title(number, part.title)
+        for number, title in enumerate(part.title for part in self.parts):
+            self.tabs.set_title(number, title)
         rule = widgets.VBox([self.threshold, self.component, self.message])
         self.box = widgets.VBox(
             [widgets.HBox([self.chosen, rule, self.scores]), self.tabs]
@@ -73,13 +79,13 @@ class Panel:
         self._renew()
 
     @property
-    def rule(self):
+    def rule(self) -> Rule:
         """The rule that the controls say; the empty rule's are in the third tab."""
         mixer = self.parts[2]
         smallest = mixer.smallest.value if mixer.empty.value else 0
         return Rule(round(self.threshold.value, 2), smallest, self.component.value)
 
-    def add(self, run):
+    def add(self, run: Run) -> None:
         """Put another finished run into the comparison."""
         others = [pair for pair in self.chosen.options if pair[1].folder != run.folder]
         chosen = [r for r in self.chosen.value if r.folder != run.folder]
@@ -89,7 +95,7 @@ class Panel:
         self.chosen.observe(self._choose, "value")
         self._choose()
 
-    def _choose(self, _=None):
+    def _choose(self, _: Any = None) -> None:
         """Other runs: a new comparison, if one can be made of them."""
         try:
             self.comparison = Comparison(self.chosen.value, self.tiles)
@@ -99,12 +105,12 @@ class Panel:
         self.message.value = ""
         self._renew()
 
-    def _renew(self):
+    def _renew(self) -> None:
         for part in self.parts:
             part.renew()
         self._rescore()
 
-    def _rescore(self, _=None):
+    def _rescore(self, _: Any = None) -> None:
         """Another rule: all scores, and the picture that is seen."""
         rows = [
             (name, one.scores(self.rule).mean())
@@ -118,13 +124,13 @@ class Panel:
             part.stale = True
         self._draw()
 
-    def _draw(self, _=None):
+    def _draw(self, _: Any = None) -> None:
         part = self.parts[self.tabs.selected_index or 0]
         if part.stale:
             part.stale = False
             part.draw()
 
-    def _repr_mimebundle_(self, **_):
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """Widgets where they are understood, else a picture."""
         names = ", ".join(self.comparison.systems)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
@@ -138,18 +144,18 @@ class Panel:
 class Systems:
     """First tab: curves, and what each system is good at."""
 
-    title = "Systems"
+    title, stale = "Systems", True
 
-    def __init__(self, panel):
+    def __init__(self, panel: Panel) -> None:
         self.panel, self.picture = panel, picture()
         self.log = widgets.Checkbox(description="logarithmic loss", indent=False)
         self.log.observe(self.draw, "value")
         self.box = widgets.VBox([self.log, self.picture])
 
-    def renew(self):
+    def renew(self) -> None:
         """Nothing here depends on which systems there are."""
 
-    def draw(self, _=None):
+    def draw(self, _: Any = None) -> None:
         """Draw the eight figures."""
         panel = self.panel
         figure = charts.compare(panel.comparison, panel.rule, self.log.value)
@@ -159,9 +165,9 @@ class Systems:
 class Browser:
     """Second tab: tile after tile, as every system sees it."""
 
-    title = "Tiles"
+    title, stale = "Tiles", True
 
-    def __init__(self, panel):
+    def __init__(self, panel: Panel) -> None:
         self.panel, self.picture = panel, picture()
         self.by = widgets.Dropdown(options=ORDERS, description="first")
         self.position = _slider("tile", 0, 0, 1, 1)
@@ -185,12 +191,12 @@ class Browser:
         self.back.on_click(lambda _: self._page(-1))
         self.on.on_click(lambda _: self._page(1))
 
-    def renew(self):
+    def renew(self) -> None:
         """Other systems: other columns, and perhaps other tiles."""
         self.tile = charts.TilePicture(self.panel.comparison)
         self._reorder()
 
-    def _reorder(self, _=None):
+    def _reorder(self, _: Any = None) -> None:
         """Sort the tiles; they keep this order until another one is asked for."""
         panel = self.panel
         self.order = panel.comparison.order(self.by.value, panel.rule)
@@ -200,11 +206,11 @@ class Browser:
         elif _ is not None:
             self.draw()
 
-    def _page(self, step):
+    def _page(self, step: int) -> None:
         self.position.value = self.position.value + step  # the slider keeps its limits
 
     @property
-    def view(self):
+    def view(self) -> tuple[float, ...]:
         """The square that is shown: its first row and column, and its size."""
         size = TILE / self.zoom.value
         start = (
@@ -213,7 +219,7 @@ class Browser:
         )
         return (*start, size)
 
-    def draw(self, _=None):
+    def draw(self, _: Any = None) -> None:
         """Draw the tile."""
         position = self.order[self.position.value]
         figure = self.tile.show(position, self.panel.rule, self.view)
@@ -221,12 +227,13 @@ class Browser:
 
 
 class Mixer:
-    """Third tab: what if the systems voted together, with these weights and rules?"""
+    """Third tab: the systems vote together, with these weights and rules."""
 
     title = "What if"
 
-    def __init__(self, panel):
-        self.panel, self.stale, self.mixed = panel, True, (None, None)
+    def __init__(self, panel: Panel) -> None:
+        self.panel, self.stale = panel, True
+        self.mixed: tuple = None, None
         self.weights = widgets.VBox()
         self.flips = widgets.Checkbox(
             value=True, description="average with mirrored tiles", indent=False
@@ -247,7 +254,7 @@ class Mixer:
             control.observe(panel._rescore, "value")
         self.button.on_click(self._keep)
 
-    def renew(self):
+    def renew(self) -> None:
         """A slider for every system, at 1."""
         names = self.panel.comparison.systems
         self.sliders = {name: _slider(name, 1.0, 0.0, 1.0, 0.05) for name in names}
@@ -257,12 +264,12 @@ class Mixer:
         self.mixed = None, None
 
     @property
-    def choice(self):
+    def choice(self) -> Choice:
         """`comparison.Choice` that the controls say; without weights if all are 0."""
         weights = tuple((n, s.value) for n, s in self.sliders.items() if s.value)
         return Choice(weights, self.flips.value, self.panel.rule)
 
-    def draw(self, _=None):
+    def draw(self, _: Any = None) -> None:
         """Score the mean of the systems."""
         choice, comparison = self.choice, self.panel.comparison
         self.kept.value = ""
@@ -281,7 +288,7 @@ class Mixer:
             "looking at these tiles does a little worse on others."
         )
 
-    def _keep(self, _):
+    def _keep(self, _: Any) -> None:
         if not self.choice.weights:
             self.kept.value = "nothing kept: no system has a weight"
             return
@@ -289,11 +296,13 @@ class Mixer:
         self.kept.value = f"kept in {path.name}; notebook 05 submits with it"
 
 
-def _label(run):
+def _label(run: Run) -> str:
     return f"{run.name}  {run.score:.4f}"
 
 
-def _slider(name, value, low, high, step):
+def _slider(
+    name: str, value: float, low: float, high: float, step: float
+) -> widgets.Widget:
     """A slider that answers when it is let go, and to the arrow keys."""
     kind = widgets.IntSlider if isinstance(value, int) else widgets.FloatSlider
     return kind(
@@ -308,7 +317,7 @@ def _slider(name, value, low, high, step):
     )
 
 
-def _table(head, rows):
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """An HTML table of texts."""
     cells = "".join(
         "<tr>"

@@ -10,10 +10,11 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
 
 COMPETITION = "tgs-salt-identification-challenge"
 TABLES = ("train.csv", "depths.csv", "sample_submission.csv")
@@ -31,7 +32,7 @@ class DataError(Exception):
 
 
 @contextmanager
-def write_beside(path):
+def write_beside(path: Path | str) -> Iterator[Path]:
     """Write a file or folder under another name, and rename it when it is complete.
 
     A reader sees the old content or the new, never a part; if the block raises, the
@@ -58,7 +59,7 @@ def write_beside(path):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(folder):
+def sweep(folder: Path | str) -> None:
     """Remove what a killed process has left of `write_beside` directly in a folder."""
     for path in Path(folder).glob(".*-????????"):
         shutil.rmtree(path, ignore_errors=True)
@@ -73,7 +74,7 @@ class File:
     read: Callable[[], bytes]
 
 
-def index_files(source):
+def index_files(source: Path | str) -> dict[str, File]:
     """Index the competition's files in a folder or a bundle zip.
 
     Args:
@@ -89,7 +90,7 @@ def index_files(source):
             competition's tables.
     """
     source = Path(source)
-    files = {}
+    files: dict[str, File] = {}
     if source.is_dir():
         for path in sorted(source.rglob("*")):
             if path.is_file():
@@ -103,12 +104,14 @@ def index_files(source):
     return files
 
 
-def _on_disk(path):
+def _on_disk(path: Path) -> File:
     status = path.stat()
     return File(str(path), (status.st_size, status.st_mtime_ns), path.read_bytes)
 
 
-def _add(files, name, file, archive=None):
+def _add(
+    files: dict[str, File], name: PurePath, file: File, archive: Path | None = None
+) -> None:
     """Enter one file; look inside if it is a zip that belongs to the competition."""
     split = [part for part in name.with_suffix("").parts if part in ("train", "test")]
     if name.suffix == ".zip" and not name.name.startswith("."):
@@ -124,7 +127,9 @@ def _add(files, name, file, archive=None):
             files.setdefault("/".join(key), file)
 
 
-def _add_zip(files, prefix, file, archive=None):
+def _add_zip(
+    files: dict[str, File], prefix: PurePath, file: File, archive: Path | None = None
+) -> None:
     """Enter the members of a zip: the file itself, or the archive on disk."""
     try:
         archive = zipfile.ZipFile(archive or io.BytesIO(file.read()))
@@ -137,13 +142,24 @@ def _add_zip(files, prefix, file, archive=None):
             member = File(
                 f"{file.where}!{info.filename}",
                 (*file.stamp, info.CRC, info.file_size),
-                lambda info=info: archive.read(info),
+                partial(archive.read, info),
             )
             _add(files, prefix / info.filename, member)
 
 
-def find_file(files, name):
-    """The file of that name, or of the name without `train/` or `test/`."""
+def find_file(files: Mapping[str, File], name: str) -> File:
+    """The file of that name, or of the name without `train/` or `test/`.
+
+    Args:
+        files: what `index_files` returned.
+        name: for example `"train.csv"` or `"train/images/<id>"`.
+
+    Returns:
+        `File`.
+
+    Raises:
+        DataError: if there is neither.
+    """
     short = name.split("/", 1)[1] if name.count("/") > 1 else name
     file = files.get(name) or files.get(short)
     if file is None:
@@ -151,7 +167,7 @@ def find_file(files, name):
     return file
 
 
-def extract(archive, folder):
+def extract(archive: Path | str, folder: Path | str) -> Path:
     """Unpack a zip into a new folder, completely or not at all.
 
     Args:

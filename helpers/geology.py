@@ -11,6 +11,7 @@ by what a small network that was trained on synthetic tiles makes of real ones.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage, signal
@@ -237,7 +238,7 @@ def _record(rng, reflectivity, salt, floor, survey, wave):
     return (seismic / power ** (survey.gain / 2)).astype(np.float32)
 
 
-def make_section(survey, seed):
+def make_section(survey: Survey, seed: Any) -> Section:
     """Model one section: rock, reflectivity, record.
 
     Args:

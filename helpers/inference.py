@@ -1,17 +1,28 @@
 """From trained networks to masks: flips, ensembles, threshold, clean-up."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from helpers.metrics import precision_per_image
+from helpers.pipeline import Frame
 
 THRESHOLDS = tuple(i / 20 for i in range(6, 15))  # 0.30, 0.35, ... 0.70
 SMALLEST = (0, 25, 50, 100, 150, 200)  # pixels
 
 
-def predict(model, images, frame, flips=True, batch_size=128, progress=None):
+def predict(
+    model: keras.Model,
+    images: np.ndarray,
+    frame: Frame,
+    flips: bool = True,
+    batch_size: int = 128,
+    progress: Callable | None = None,
+) -> np.ndarray:
     """Probability of salt for every pixel of every tile.
 
     Args:
@@ -41,7 +52,9 @@ def predict(model, images, frame, flips=True, batch_size=128, progress=None):
     return probabilities
 
 
-def _probabilities(model, tiles, batch_size):
+def _probabilities(
+    model: keras.Model, tiles: np.ndarray, batch_size: int
+) -> np.ndarray:
     """Uint8 (n, size, size) -> float32; a short batch is filled up: one shape only."""
     batch = np.zeros((batch_size, *tiles.shape[1:], 1), np.float32)
     batch[: len(tiles), ..., 0] = tiles / np.float32(255)
@@ -52,7 +65,9 @@ def _probabilities(model, tiles, batch_size):
     return (1 + np.tanh(logits / 2)) / 2  # the sigmoid; exp would overflow
 
 
-def ensemble(predictions, weights=None):
+def ensemble(
+    predictions: Sequence[np.ndarray], weights: Sequence[float] | None = None
+) -> np.ndarray:
     """Weighted mean of several predictions of the same tiles.
 
     Args:
@@ -85,7 +100,7 @@ class Rule:
     smallest: int = 0
     component: int = 0
 
-    def __call__(self, probabilities):
+    def __call__(self, probabilities: ArrayLike) -> np.ndarray:
         """Masks, bool, of probabilities (n, height, width): floats, or bytes of 255."""
         masks = above(probabilities, self.threshold)
         if self.component > 1:
@@ -96,12 +111,12 @@ class Rule:
         return masks
 
 
-def as_bytes(probabilities):
+def as_bytes(probabilities: ArrayLike) -> np.ndarray:
     """Probabilities in 255 steps, uint8: a quarter of the memory, 0.002 off at most."""
     return np.rint(255 * np.asarray(probabilities)).astype(np.uint8)
 
 
-def above(probabilities, threshold):
+def above(probabilities: ArrayLike, threshold: float) -> np.ndarray:
     """Where probabilities exceed a threshold; bytes count 255 as 1, and stay bytes."""
     probabilities = np.asarray(probabilities)
     if probabilities.dtype == np.uint8:
@@ -109,7 +124,7 @@ def above(probabilities, threshold):
     return probabilities > threshold
 
 
-def components(masks):
+def components(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number the connected groups of salt pixels, sides touching, tile by tile.
 
     Args:
@@ -129,7 +144,12 @@ WITHIN_A_TILE = np.zeros((3, 3, 3), bool)  # what touches: four sides, never a n
 WITHIN_A_TILE[1] = ndimage.generate_binary_structure(2, 1)  # in the stack of tiles
 
 
-def score_rules(masks, probabilities, thresholds=THRESHOLDS, smallest=SMALLEST):
+def score_rules(
+    masks: np.ndarray,
+    probabilities: np.ndarray,
+    thresholds: Sequence[float] = THRESHOLDS,
+    smallest: Sequence[int] = SMALLEST,
+) -> tuple[list[Rule], np.ndarray]:
     """Score of every tile under every rule.
 
     Args:
@@ -152,7 +172,9 @@ def score_rules(masks, probabilities, thresholds=THRESHOLDS, smallest=SMALLEST):
     return rules, np.array(scores)
 
 
-def cross_fit(masks, probabilities, seed=0):
+def cross_fit(
+    masks: np.ndarray, probabilities: np.ndarray, seed: int = 0
+) -> tuple[Rule, np.ndarray]:
     """Choose a rule, and say honestly what it is worth.
 
     A rule scored on the tiles that chose it looks better than it is. So the tiles are
@@ -184,7 +206,9 @@ def cross_fit(masks, probabilities, seed=0):
     return rules[int(scores.mean(axis=1).argmax())], honest
 
 
-def interval(scores, level=0.95, draws=2000, seed=0):
+def interval(
+    scores: ArrayLike, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
     """Bootstrap interval of a mean score over tiles.
 
     Args:

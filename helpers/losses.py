@@ -13,22 +13,26 @@ here, because Keras' Dice costs 1.0 where an empty mask is met by an empty predi
 | `lovasz` | a convex surrogate of IoU | Berman et al. 2018, arXiv:1705.08790 |
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from helpers import machine
+from helpers.machine import Tensor
 
 PACKAGE = "salt"
 
 
-def _per_image(tensor):
+def _per_image(tensor: Tensor) -> Tensor:
     """(batch, ...) -> (batch, pixels), in float32 whatever the network computes in."""
     tensor = ops.cast(tensor, "float32")
     return ops.reshape(tensor, (ops.shape(tensor)[0], -1))
 
 
-def _whole_batch(tensor):
+def _whole_batch(tensor: Tensor) -> Tensor:
     """(batch, ...) -> (1, all pixels): the batch as if it were one long image."""
     return ops.reshape(ops.cast(tensor, "float32"), (1, -1))
 
@@ -47,7 +51,13 @@ class DiceLoss(keras.losses.Loss):
         smooth: the term s, in pixels.
     """
 
-    def __init__(self, per_image=False, smooth=1.0, name="dice", **kwargs):
+    def __init__(
+        self,
+        per_image: bool = False,
+        smooth: float = 1.0,
+        name: str = "dice",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.per_image = per_image
         self.smooth = smooth
@@ -64,7 +74,7 @@ class DiceLoss(keras.losses.Loss):
         return {**super().get_config(), **own}
 
 
-def lovasz_hinge(y_true, y_pred, activation="relu"):
+def lovasz_hinge(y_true: Tensor, y_pred: Tensor, activation: str = "relu") -> Tensor:
     """Lovasz hinge of each image: how much IoU the pixels still wrong would cost.
 
     Every pixel gets a hinge error e = 1 - x s, with s = +1 on salt and -1 elsewhere:
@@ -107,20 +117,20 @@ def lovasz_hinge(y_true, y_pred, activation="relu"):
     return ops.sum(margin * increments, axis=1)
 
 
-def _largest_first(errors):
+def _largest_first(errors: Tensor) -> Tensor:
     """Positions of each image's errors in falling order: int (n, pixels)."""
     if keras.backend.backend() != "tensorflow" or machine.accelerator():
         return ops.argsort(-errors, axis=1)
     from tensorflow import int32, numpy_function  # NumPy sorts three times as fast
 
-    def sort(errors):
+    def sort(errors: np.ndarray) -> np.ndarray:
         return np.argsort(-errors, axis=1).astype(np.int32)
 
     order = numpy_function(sort, [errors], int32, stateful=False)
     return ops.reshape(order, ops.shape(errors))
 
 
-def _check_activation(activation):
+def _check_activation(activation: str) -> None:
     if activation not in ("relu", "elu"):
         raise ValueError(f"activation is 'relu' or 'elu', not {activation!r}")
 
@@ -139,12 +149,12 @@ class LovaszHinge(keras.losses.Loss):
 
     def __init__(
         self,
-        activation="relu",
-        per_image=True,
-        symmetric=False,
-        name="lovasz_hinge",
-        **kwargs,
-    ):
+        activation: str = "relu",
+        per_image: bool = True,
+        symmetric: bool = False,
+        name: str = "lovasz_hinge",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         _check_activation(activation)
         self.activation = activation
@@ -184,7 +194,13 @@ class WeightedSum(keras.losses.Loss):
         >>> loss = WeightedSum([LovaszHinge(), DiceLoss()], [0.8, 0.2])
     """
 
-    def __init__(self, losses, weights, name="weighted_sum", **kwargs):
+    def __init__(
+        self,
+        losses: Sequence[keras.losses.Loss],
+        weights: Sequence[float],
+        name: str = "weighted_sum",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         if len(losses) != len(weights):
             raise ValueError(
@@ -207,11 +223,11 @@ class WeightedSum(keras.losses.Loss):
         return cls(**{**config, "losses": losses})
 
 
-def _bce():
+def _bce() -> keras.losses.Loss:
     return keras.losses.BinaryCrossentropy(from_logits=True, name="bce")
 
 
-def _jain_mix():
+def _jain_mix() -> keras.losses.Loss:
     return WeightedSum([LovaszHinge(), _bce(), DiceLoss()], [0.7, 0.15, 0.15])
 
 
@@ -229,8 +245,14 @@ LOSSES = {
 }
 
 
-def get(name):
-    """Make the loss of that name, one of `LOSSES`.
+def get(name: str) -> keras.losses.Loss:
+    """Make the loss of that name.
+
+    Args:
+        name: one of `LOSSES`.
+
+    Returns:
+        A new `keras.losses.Loss`.
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.

@@ -3,9 +3,12 @@
 import importlib
 import logging
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 POLITE = {  # less noise, and memory of the accelerator is left for other processes
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -14,8 +17,10 @@ POLITE = {  # less noise, and memory of the accelerator is left for other proces
 }
 JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # set where several machines train together
 
+Tensor = Any  # of whichever backend, or Keras' own while a model is built
 
-def load_keras():
+
+def load_keras() -> ModuleType:
     """Import Keras and its backend without TensorFlow's C++ messages.
 
     TensorFlow writes to the process's stderr before it can be asked not to, which
@@ -32,12 +37,12 @@ def load_keras():
 
 
 @cache
-def _join():
+def _join() -> None:
     """Meet the other machines, once; Keras reads their addresses itself."""
     importlib.import_module("keras.distribution").initialize()
 
 
-def accelerators():
+def accelerators() -> list[str]:
     """Names of all GPUs or TPUs that Keras' backend sees: list of str."""
     keras = load_keras()
     if keras.backend.backend() == "torch":  # which Keras cannot ask
@@ -48,12 +53,12 @@ def accelerators():
     return [device for device in devices if not device.lower().startswith("cpu")]
 
 
-def accelerator():
+def accelerator() -> str:
     """Name of the first of them, or `""`."""
     return next(iter(accelerators()), "")
 
 
-def choose_precision():
+def choose_precision() -> tuple[str, str]:
     """The fastest number format for this machine, and why.
 
     Weights, losses and scores stay in float32 in any case.
@@ -71,7 +76,7 @@ def choose_precision():
     return "float32", "this CPU has no fast 16-bit arithmetic"
 
 
-def _precision_on_gpu(capability):
+def _precision_on_gpu(capability: tuple[int, ...] | None) -> tuple[str, str]:
     """The rule for NVIDIA's generations, by their compute capability."""
     if capability is None:
         return "float32", "a GPU of unknown make"
@@ -82,7 +87,7 @@ def _precision_on_gpu(capability):
     return "float32", "a GPU without tensor cores gains nothing from 16 bits"
 
 
-def compute_capability():
+def compute_capability() -> tuple[int, ...] | None:
     """NVIDIA's number of the first GPU's generation: (7, 5) is a T4; `None` elsewhere.
 
     Source: https://developer.nvidia.com/cuda-gpus
@@ -107,7 +112,7 @@ def compute_capability():
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-def _cpu_flags():
+def _cpu_flags() -> set[str]:
     """What a Linux CPU says it can do; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -117,7 +122,7 @@ def _cpu_flags():
 
 
 @contextmanager
-def precision(policy):
+def precision(policy: str) -> Iterator[None]:
     """Build and compile models in this Keras dtype policy, inside a `with` block."""
     keras = load_keras()
     before = keras.config.dtype_policy()
@@ -128,7 +133,7 @@ def precision(policy):
         keras.config.set_dtype_policy(before)
 
 
-def jit_compile():
+def jit_compile() -> bool | str:
     """XLA compiles for one accelerator; TensorFlow's own CPU kernels are faster.
 
     Nor does it compile what several devices tell each other within a step.
@@ -138,11 +143,17 @@ def jit_compile():
     return "auto"
 
 
-def compiled(function):
+def compiled(function: Callable) -> Callable:
     """Decorate a function of arrays: compiled where single operations are slow.
 
     That is on JAX, which then compiles it anew for every shape that it is called with.
     On TensorFlow and PyTorch the function stays as it is.
+
+    Args:
+        function: of arrays or tensors, without side effects.
+
+    Returns:
+        A function of the same arguments.
     """
     if load_keras().backend.backend() != "jax":
         return function
@@ -152,7 +163,7 @@ def compiled(function):
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Silence the process's stderr, below Python's own."""
     stderr = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:

@@ -2,13 +2,14 @@
 
 import math
 import time
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
 
-def multiply_adds(model):
+def multiply_adds(model: keras.Model) -> int:
     """Multiplications (each with its addition) that one tile costs.
 
     Convolutions and dense layers are counted; all else is small beside them.
@@ -31,7 +32,7 @@ def multiply_adds(model):
     return total
 
 
-def receptive_field(model):
+def receptive_field(model: keras.Model) -> int:
     """Height of the square of pixels that one value of the last output depends on.
 
     It grows with every convolution and pooling, by as many pixels of the tile as their
@@ -46,7 +47,8 @@ def receptive_field(model):
 
     Source: Araujo, Norris, Sim, 2019, https://distill.pub/2019/computing-receptive-fields
     """
-    seen = {}  # layer name -> (receptive field, pixels of the tile that a step moves)
+    # {layer name: (receptive field, pixels of the tile that a step moves)}
+    seen: dict[str, tuple[int, int]] = {}
     for entry in model.get_config()["layers"]:
         field, step = max([seen[name] for name in _inputs(entry)], default=(1, 1))
         layer = model.get_layer(entry["name"])
@@ -59,7 +61,7 @@ def receptive_field(model):
     return seen[model.output_names[-1]][0]
 
 
-def _inputs(entry):
+def _inputs(entry: Any) -> list[str]:
     """Names of the layers that a layer reads, from its entry in a model's config."""
     if isinstance(entry, dict):
         if "keras_history" in entry:
@@ -71,7 +73,7 @@ def _inputs(entry):
     return []
 
 
-def _first(layer, *names):
+def _first(layer: keras.Layer, *names: str) -> int:
     """The first of these numbers of a layer, 1 if it has none."""
     for name in names:
         if hasattr(layer, name):
@@ -79,7 +81,9 @@ def _first(layer, *names):
     return 1
 
 
-def seconds_per_tile(model, batch_size=8, repeats=3):
+def seconds_per_tile(
+    model: keras.Model, batch_size: int = 8, repeats: int = 3
+) -> float:
     """Time to predict one tile on this machine, the best of some repeats.
 
     Args:

@@ -12,19 +12,22 @@ Source: https://www.kaggle.com/c/tgs-salt-identification-challenge/overview/eval
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from helpers.config import TILE
+from helpers.machine import Tensor
 from helpers.pipeline import Frame, resize
 from helpers.rle import as_mask
 
 STEPS = np.arange(10, 20)  # thresholds in twentieths: 10/20 = 0.50 ... 19/20 = 0.95
 
 
-def _counts(y_true, y_pred):
+def _counts(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Pixels in the intersection and in the union of each pair, int64 (n,)."""
     y_true, y_pred = as_mask(y_true), as_mask(y_pred)
     if y_true.shape != y_pred.shape or y_true.ndim != 3:
@@ -39,7 +42,7 @@ def _counts(y_true, y_pred):
     return both, total - both
 
 
-def precision_per_image(y_true, y_pred):
+def precision_per_image(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     """The competition's score of each tile.
 
     Args:
@@ -61,7 +64,7 @@ def precision_per_image(y_true, y_pred):
     return precision_of_counts(*_counts(y_true, y_pred))
 
 
-def passed(both, union):
+def passed(both: np.ndarray, union: np.ndarray) -> np.ndarray:
     """Which of the ten IoU thresholds each tile exceeds.
 
     Args:
@@ -73,12 +76,12 @@ def passed(both, union):
     return (20 * both[:, None] > STEPS * union[:, None]) | (union[:, None] == 0)
 
 
-def precision_of_counts(both, union):
+def precision_of_counts(both: np.ndarray, union: np.ndarray) -> np.ndarray:
     """The competition's score of each tile, from counts: see `passed`; float64 (n,)."""
     return passed(both, union).sum(axis=1) / 10
 
 
-def mean_precision(y_true, y_pred):
+def mean_precision(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """The competition's score of a set of tiles: the mean of `precision_per_image`.
 
     Args:
@@ -96,7 +99,7 @@ def mean_precision(y_true, y_pred):
     return float(scores.mean())
 
 
-def iou(y_true, y_pred):
+def iou(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     """Intersection over union of each tile, |A and B| / |A or B|.
 
     Args:
@@ -119,7 +122,9 @@ class _TileMean(keras.metrics.Metric):
         name: the metric's name in the history.
     """
 
-    def __init__(self, frame=None, name=None, **kwargs):
+    def __init__(
+        self, frame: Frame | dict | None = None, name: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.frame = Frame(**frame) if isinstance(frame, dict) else frame
         self.total = self.add_weight(name="total", initializer="zeros", dtype="float32")
@@ -153,10 +158,13 @@ class _TileMean(keras.metrics.Metric):
 class CompetitionScore(_TileMean):
     """`mean_precision` as a Keras metric on logits."""
 
-    def __init__(self, frame=None, name="score", **kwargs):
+    def __init__(
+        self, frame: Frame | dict | None = None, name: str = "score", **kwargs: Any
+    ) -> None:
         super().__init__(frame, name, **kwargs)
 
-    def per_tile(self, both, union):
+    def per_tile(self, both: Tensor, union: Tensor) -> Tensor:
+        """The competition's score of each tile, from counts, int (n,): float32 (n,)."""
         passed = (
             20 * both[:, None] > ops.convert_to_tensor(STEPS, "int32") * union[:, None]
         )
@@ -167,9 +175,12 @@ class CompetitionScore(_TileMean):
 class MeanTileIoU(_TileMean):
     """The mean of `iou` over tiles as a Keras metric on logits."""
 
-    def __init__(self, frame=None, name="iou", **kwargs):
+    def __init__(
+        self, frame: Frame | dict | None = None, name: str = "iou", **kwargs: Any
+    ) -> None:
         super().__init__(frame, name, **kwargs)
 
-    def per_tile(self, both, union):
+    def per_tile(self, both: Tensor, union: Tensor) -> Tensor:
+        """The IoU of each tile, from counts, int (n,): float32 (n,)."""
         both, union = ops.cast(both, "float32"), ops.cast(union, "float32")
         return both / ops.maximum(union, 1.0)

@@ -5,14 +5,19 @@ divisible by 32. `Frame` brings tiles to that size, by padding or by resizing, a
 predictions exactly back. `TileBatches` cuts augmented batches from arrays in memory.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
+from helpers.augmentation import Augmentation
 from helpers.config import TILE
 from helpers.devices import Share
+from helpers.machine import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,23 +38,23 @@ class Frame:
     size: int = 128
     mode: str = "pad"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in ("pad", "resize"):
             raise ValueError(f"mode is 'pad' or 'resize', not {self.mode!r}")
         if self.mode == "pad" and not TILE <= self.size <= 3 * TILE - 2:
             raise ValueError(f"{TILE} pixels cannot be padded to {self.size}: resize")
 
     @property
-    def inside(self):
+    def inside(self) -> slice:
         """Where the tile lies in a padded frame, a slice of rows and of columns."""
         return slice(self.before, self.before + TILE)
 
     @property
-    def before(self):
+    def before(self) -> int:
         """Pixels added above and to the left (0 when resizing)."""
         return (self.size - TILE) // 2 if self.mode == "pad" else 0
 
-    def to_network(self, images):
+    def to_network(self, images: ArrayLike) -> np.ndarray:
         """Native images or masks to the network's size.
 
         Args:
@@ -67,7 +72,7 @@ class Frame:
             return _resize(images, self.size) >= 0.5
         return np.rint(_resize(images, self.size)).astype(np.uint8)
 
-    def to_native(self, predictions):
+    def to_native(self, predictions: ArrayLike) -> np.ndarray:
         """Predictions back to 101 x 101: the padding cut off, or resized.
 
         Args:
@@ -82,7 +87,7 @@ class Frame:
         return _resize(predictions, TILE)
 
 
-def _resize(images, size):
+def _resize(images: np.ndarray, size: int) -> np.ndarray:
     """(n, h, w) -> float32 (n, size, size), bilinear, smoothed when it shrinks."""
     if not len(images):
         return np.zeros((0, size, size), np.float32)
@@ -91,7 +96,7 @@ def _resize(images, size):
     return np.concatenate([ops.convert_to_numpy(part)[..., 0] for part in parts])
 
 
-def resize(tiles, size):
+def resize(tiles: Tensor, size: int) -> Tensor:
     """Tensor (n, h, w, 1) -> (n, size, size, 1), as `Frame` resizes."""
     return ops.image.resize(
         tiles,
@@ -123,15 +128,15 @@ class TileBatches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        images,
-        masks,
-        frame,
-        batch_size=32,
-        augmentation=None,
-        seed=0,
-        outputs=(),
-        share=None,
-    ):
+        images: np.ndarray,
+        masks: np.ndarray,
+        frame: Frame,
+        batch_size: int = 32,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        outputs: Sequence[str] = (),
+        share: Share | None = None,
+    ) -> None:
         super().__init__()
         self.images, self.masks = frame.to_network(images), frame.to_network(masks)
         self.share = share or Share()
@@ -141,11 +146,11 @@ class TileBatches(keras.utils.PyDataset):
         self.outputs = outputs
         self.start_epoch(0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches an epoch."""
         return -(-len(self.order) // self.batch_size)
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch: int) -> None:
         """Draw the order of that epoch."""
         self.epoch = epoch
         self.order = np.arange(len(self.images))
@@ -153,7 +158,7 @@ class TileBatches(keras.utils.PyDataset):
             np.random.default_rng((self.seed, epoch)).shuffle(self.order)
         self.order = self.order[: self.share.whole(len(self.order))]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
         """Batch `index`: images and masks, float32, (batch, size, size, 1).
 
         With several outputs the masks are a dictionary, its `"gate"` (batch, 1).

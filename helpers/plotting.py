@@ -1,23 +1,30 @@
-"""Static figures. One style, fixed grey limits, and colours for colour-blind eyes.
+"""Static figures in one style: fixed grey limits, colours for colour-blind eyes.
 
 Truth is blue, prediction orange. In a difference missed salt is blue (dark), false salt
 orange (light), salt that was found grey, and the rest white.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
 
-from helpers.inference import THRESHOLDS, score_rules
+from helpers.data import Tiles
+from helpers.inference import THRESHOLDS, Rule, score_rules
 from helpers.metrics import precision_per_image
 
 TRUTH, GUESS = "#0072b2", "#e69f00"  # Okabe and Ito 2008: blue, orange
 LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
 
 
-def use_style():
+def use_style() -> None:
     """Set the figure style of all notebooks."""
     plt.rcParams.update(
         {
@@ -35,7 +42,12 @@ def use_style():
     )
 
 
-def show_tiles(tiles, columns=6, titles=None, colour=TRUTH):
+def show_tiles(
+    tiles: Tiles,
+    columns: int = 6,
+    titles: Sequence[str] | None = None,
+    colour: str = TRUTH,
+) -> Figure:
     """A page of tiles with the outline of their masks, where there are any.
 
     Args:
@@ -61,7 +73,12 @@ def show_tiles(tiles, columns=6, titles=None, colour=TRUTH):
     return figure
 
 
-def show_predictions(tiles, probabilities, rule, scores=None):
+def show_predictions(
+    tiles: Tiles,
+    probabilities: np.ndarray,
+    rule: Rule,
+    scores: np.ndarray | None = None,
+) -> Figure:
     """A row per tile: image, truth, probability, difference.
 
     Args:
@@ -101,12 +118,12 @@ def show_predictions(tiles, probabilities, rule, scores=None):
     return figure
 
 
-def grey_tile(axis, image):
+def grey_tile(axis: Axes, image: np.ndarray) -> None:
     """One tile in grey, limits 0 to 255 whatever it holds."""
     axis.imshow(image, vmin=0, vmax=255, cmap="gray")
 
 
-def outline(axis, mask, colour):
+def outline(axis: Axes, mask: ArrayLike, colour: str) -> None:
     """The border of a mask, drawn on an axis; nothing for an empty mask."""
     framed = np.pad(np.asarray(mask, float), 1)
     if framed.any():
@@ -116,7 +133,7 @@ def outline(axis, mask, colour):
         axis.set_ylim(len(framed) - 2.5, -0.5)
 
 
-def difference(axis, truth, guess):
+def difference(axis: Axes, truth: np.ndarray, guess: np.ndarray) -> None:
     """Where truth and prediction differ: missed salt blue, false salt orange."""
     agreed = np.where(truth & guess, 1, 0)  # light grey: salt found
     kind = np.where(truth & ~guess, 2, np.where(guess & ~truth, 3, agreed))
@@ -124,7 +141,9 @@ def difference(axis, truth, guess):
     axis.imshow(kind, cmap=colours, vmin=0, vmax=3)
 
 
-def show_curves(histories, columns=("loss", "score")):
+def show_curves(
+    histories: Mapping[str, pd.DataFrame], columns: Sequence[str] = ("loss", "score")
+) -> Figure:
     """Learning curves: training dashed, validation solid, one colour a run.
 
     Args:
@@ -150,7 +169,9 @@ def show_curves(histories, columns=("loss", "score")):
     return figure
 
 
-def live_curves(columns=("loss", "score")):
+def live_curves(
+    columns: Sequence[str] = ("loss", "score"),
+) -> Callable[[pd.DataFrame], None]:
     """Learning curves that grow while a training runs: for `training.fit(show=...)`.
 
     Args:
@@ -161,7 +182,7 @@ def live_curves(columns=("loss", "score")):
     """
     handle = display(display_id=True)
 
-    def show(history):
+    def show(history: pd.DataFrame) -> None:
         figure = show_curves({"now": history}, columns)
         handle.update(figure)
         plt.close(figure)
@@ -169,7 +190,11 @@ def live_curves(columns=("loss", "score")):
     return show
 
 
-def show_rules(masks, probabilities, smallest=(0, 50, 100, 200)):
+def show_rules(
+    masks: np.ndarray,
+    probabilities: np.ndarray,
+    smallest: Sequence[int] = (0, 50, 100, 200),
+) -> Figure:
     """Score against threshold, one line per smallest mask.
 
     Args:

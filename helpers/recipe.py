@@ -6,10 +6,12 @@ These are the empty forms; `systems` holds the published systems that fill them 
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from helpers.augmentation import Augmentation
+from helpers.config import Budget
 from helpers.files import DataError, write_beside
 from helpers.pipeline import Frame
 
@@ -39,7 +41,7 @@ class Network:
     gate: bool = False
     deep: bool = False
 
-    def options(self):
+    def options(self) -> dict[str, Any]:
         """What is chosen, as keyword arguments of `build_unet`: dict."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
@@ -91,7 +93,7 @@ class Stage:
     deep: float = 0.0
 
     @property
-    def cycles(self):
+    def cycles(self) -> tuple[int, ...]:
         """How many epochs are done at the end of each cycle of the cosine: tuple."""
         count = min(self.restarts + 1, self.epochs)
         return tuple(round(self.epochs * (i + 1) / count) for i in range(count))
@@ -134,7 +136,7 @@ class System:
     published: str = ""
 
     @property
-    def watched(self):
+    def watched(self) -> int:
         """Validation tiles looked at after each epoch: enough for a curve.
 
         The score of a run is always that of all tiles of its fold.
@@ -142,33 +144,39 @@ class System:
         return 320 if self.tiles is None else max(self.tiles // 4, 1)
 
     @property
-    def epochs(self):
+    def epochs(self) -> int:
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
     @property
-    def members(self):
+    def members(self) -> tuple[tuple[str, float], ...]:
         """A system alone is an ensemble of one: its name and weight 1."""
         return ((self.name, 1.0),)
 
-    def with_weights(self, weights):
+    def with_weights(self, weights: Path | str) -> Self:
         """The same system with other weights in its encoder.
 
         Args:
             weights: `"imagenet"`, the path of a file, or `"none"`: random weights, of
                 which none are frozen, because they must learn.
+
+        Returns:
+            A new `System`.
         """
         network = replace(self.network, weights=str(weights))
         if weights == "none":
             network = replace(network, weights=None, frozen=())
         return replace(self, network=network)
 
-    def within(self, budget):
+    def within(self, budget: Budget) -> Self:
         """The same system cut to a `config.Budget`, to be compared with others.
 
         Stages keep their share of the epochs (at least one each). Waiting for a plateau
         needs more epochs than a budget has, so every stage becomes a cosine; and all
         systems get the same folds.
+
+        Args:
+            budget: epochs, size, tiles and batch size; `None` is no limit.
 
         Returns:
             A new `System`; equal to this one if the budget has no limits.
@@ -195,7 +203,7 @@ class System:
         )
 
 
-def _shares(epochs, budget):
+def _shares(epochs: list[int], budget: int) -> list[int]:
     """Shares of a budget in proportion to these epochs, whole and at least one each."""
     ends = np.rint(budget * np.cumsum(epochs) / sum(epochs)).astype(int).tolist()
     counts = [max(b - a, 1) for a, b in zip([0, *ends], ends, strict=False)]
@@ -220,14 +228,20 @@ class Ensemble:
     published: str = ""
 
 
-def write(system, path):
+def write(system: System, path: Path | str) -> None:
     """Write a `System` into a JSON file, for `read`."""
     with write_beside(path) as beside:
         beside.write_text(json.dumps(asdict(system), indent=1))
 
 
-def read(path):
-    """Read a `System` from a JSON file: from `write`, or a run's `config.json`.
+def read(path: Path | str) -> System:
+    """Read a `System` from a JSON file.
+
+    Args:
+        path: of a file that `write` has made, or of a run's `config.json`.
+
+    Returns:
+        `System`, equal to the one that was written.
 
     Raises:
         DataError: for a file that is missing or holds something else.
@@ -246,7 +260,7 @@ def read(path):
         ) from error
 
 
-def _frozen(value):
+def _frozen(value: Any) -> Any:
     """Lists as tuples, at any depth: what JSON has made of a row, made good."""
     if isinstance(value, dict):
         return {key: _frozen(part) for key, part in value.items()}

@@ -18,6 +18,7 @@ import numpy as np
 from keras import layers, ops
 
 from helpers import machine
+from helpers.machine import Tensor
 
 MOMENTUM = 0.9  # of batch norm's averages, as PyTorch's 0.1
 BUNDLE = 32  # channels in one CPU convolution: the fastest, or nearly, at any size
@@ -28,7 +29,7 @@ BLOCKS = {  # in each of the four stages
 }
 
 
-def resnet(x, name, stem=2):
+def resnet(x: Tensor, name: str, stem: int = 2) -> list[Tensor]:
     """The residual networks, as far as their last features.
 
     Args:
@@ -61,7 +62,9 @@ def resnet(x, name, stem=2):
     return features
 
 
-def basic_block(x, filters, stride=1, name=None):
+def basic_block(
+    x: Tensor, filters: int, stride: int = 1, name: str | None = None
+) -> Tensor:
     """ResNet-34's block: two 3 x 3 convolutions, and what came in is added.
 
     Args:
@@ -79,7 +82,9 @@ def basic_block(x, filters, stride=1, name=None):
     return _add_shortcut(x, y, stride, name)
 
 
-def se_block(x, filters, stride=1, name=None):
+def se_block(
+    x: Tensor, filters: int, stride: int = 1, name: str | None = None
+) -> Tensor:
     """SE-ResNeXt's block: narrow, 32 groups of 3 x 3, wide, squeeze and excite, add.
 
     Args:
@@ -100,7 +105,7 @@ def se_block(x, filters, stride=1, name=None):
     return _add_shortcut(x, y, stride, name)
 
 
-def squeeze_excite(x, reduction=16, name=None):
+def squeeze_excite(x: Tensor, reduction: int = 16, name: str | None = None) -> Tensor:
     """Weigh the channels by what the whole picture shows.
 
     Args:
@@ -119,7 +124,15 @@ def squeeze_excite(x, reduction=16, name=None):
     return layers.Multiply(name=f"{name}_scale")([x, y])
 
 
-def conv_bn(x, filters, size, stride=1, groups=1, name=None, step=None):
+def conv_bn(
+    x: Tensor,
+    filters: int,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+    name: str | None = None,
+    step: int | None = None,
+) -> Tensor:
     """A convolution without bias and its batch norm, `<name>_conv<step>`, `_bn<step>`.
 
     PyTorch pads all sides alike, Keras' "same" the right and lower side more when it
@@ -154,7 +167,7 @@ def conv_bn(x, filters, size, stride=1, groups=1, name=None, step=None):
     return _batch_norm(x, f"{name}_bn{step}")
 
 
-def _add_shortcut(x, y, stride, name):
+def _add_shortcut(x: Tensor, y: Tensor, stride: int, name: str | None) -> Tensor:
     """`relu(x + y)`; where their shapes differ, x passes a 1 x 1 convolution first."""
     if x.shape[-1] != y.shape[-1] or stride > 1:
         convolve = layers.Conv2D(
@@ -170,7 +183,7 @@ def _add_shortcut(x, y, stride, name):
     return layers.ReLU(name=f"{name}_relu")(y)
 
 
-def _batch_norm(x, name):
+def _batch_norm(x: Tensor, name: str) -> Tensor:
     return BatchNorm(momentum=MOMENTUM, epsilon=1e-5, name=name)(x)
 
 
@@ -212,7 +225,7 @@ class BatchNorm(layers.BatchNormalization):
         return outputs
 
 
-def _moved(old, new, momentum):
+def _moved(old: Tensor, new: Tensor, momentum: float) -> Tensor:
     """A moving average after one more value."""
     return old * momentum + new * (1.0 - momentum)
 
@@ -235,7 +248,7 @@ class GroupedConv2D(layers.Conv2D):
             return super().convolution_op(inputs, kernel)
         return self.in_bundles(inputs, kernel, BUNDLE)
 
-    def in_bundles(self, inputs, kernel, channels):
+    def in_bundles(self, inputs: Tensor, kernel: Tensor, channels: int) -> Tensor:
         """The same in ordinary convolutions of about so many channels each."""
         inner = kernel.shape[-2]
         size = math.gcd(self.groups, max(channels // inner, 1))  # groups in a bundle

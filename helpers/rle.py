@@ -9,9 +9,10 @@ https://www.kaggle.com/c/tgs-salt-identification-challenge/overview/evaluation
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def as_mask(array):
+def as_mask(array: ArrayLike) -> np.ndarray:
     """Check that an array holds a mask, and return it as booleans.
 
     Args:
@@ -38,7 +39,7 @@ def as_mask(array):
     )
 
 
-def rle_encode(mask):
+def rle_encode(mask: ArrayLike) -> str:
     """Encode one mask as a run-length string.
 
     Args:
@@ -65,7 +66,7 @@ def rle_encode(mask):
     return " ".join(map(str, runs.ravel().tolist()))
 
 
-def rle_decode(text, shape=(101, 101)):
+def rle_decode(text: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
     """Decode a run-length string into a mask.
 
     Args:
@@ -116,5 +117,5 @@ def rle_decode(text, shape=(101, 101)):
     return pixels.reshape(shape, order="F")
 
 
-def _short(text):
+def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:37]}...")

@@ -16,15 +16,19 @@ memory.
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 
 from helpers import inference, resnet, systems
+from helpers.config import Settings
+from helpers.data import Tiles
 from helpers.files import DataError
 from helpers.pipeline import Frame
 
@@ -40,8 +44,12 @@ class Run:
     folder: Path
 
     @cached_property
-    def config(self):
-        """What was trained, and how it ended: dict."""
+    def config(self) -> dict[str, Any]:
+        """What was trained, and how it ended: dict.
+
+        Raises:
+            DataError: if another version of helpers has made the run.
+        """
         config = json.loads((self.folder / "config.json").read_text())
         if config.get("version") != VERSION:
             raise DataError(
@@ -51,44 +59,44 @@ class Run:
         return config
 
     @property
-    def name(self):
+    def name(self) -> str:
         """`<system>/fold-<k>`."""
         return f"{self.config['system']['name']}/fold-{self.config['fold']}"
 
     @property
-    def system(self):
+    def system(self) -> str:
         """Name of the system that was trained."""
         return self.config["system"]["name"]
 
     @property
-    def frame(self):
+    def frame(self) -> Frame:
         """The `pipeline.Frame` of its network."""
         return Frame(**self.config["system"]["frame"])
 
     @property
-    def score(self):
+    def score(self) -> float:
         """Competition score of the fold's tiles at threshold 0.5, nothing tuned."""
         return self.config["score"]
 
-    def is_like(self, other):
+    def is_like(self, other: "Run") -> bool:
         """Whether both were made in the same way, whatever their folds."""
         same = (self.config[key] == other.config[key] for key in PLAN if key != "fold")
         return all(same)
 
-    def history(self):
+    def history(self) -> pd.DataFrame:
         """DataFrame, a row per epoch."""
         return pd.read_csv(self.folder / "history.csv")
 
-    def model(self):
+    def model(self) -> keras.Model:
         """The trained Keras model."""
         return _load(self.folder / "model.keras")
 
-    def models(self):
+    def models(self) -> list[keras.Model]:
         """That model, and those kept before each restart of the learning rate: list."""
         files = [self.folder / "model.keras", *self.folder.glob("snapshot-*.keras")]
         return [_load(file) for file in sorted(files)]
 
-    def validation(self, flips=None):
+    def validation(self, flips: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
         """What the network said of the fold's tiles.
 
         Args:
@@ -106,14 +114,24 @@ class Run:
                 total = (total + stored["mirrored"]) / 2
         return ids, total / 255
 
-    def predict(self, images, progress=None, flips=None):
+    def predict(
+        self,
+        images: np.ndarray,
+        progress: Callable | None = None,
+        flips: bool | None = None,
+    ) -> np.ndarray:
         """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
         system = self.config["system"]
         if flips is not None:
             system = {**system, "flips": flips}
         return self.predict_as(system, images, progress)
 
-    def predict_as(self, system, images, progress=None):
+    def predict_as(
+        self,
+        system: Mapping[str, Any],
+        images: np.ndarray,
+        progress: Callable | None = None,
+    ) -> np.ndarray:
         """The same before `config.json` is written: `system` is its entry, a dict."""
         frame, batch_size = Frame(**system["frame"]), 4 * system["batch_size"]
         how = frame, system["flips"], batch_size, progress
@@ -122,13 +140,13 @@ class Run:
         )
 
 
-def _load(file):
+def _load(file: Path) -> keras.Model:
     """A saved network, with the layers that are not Keras' own."""
     own = {layer.__name__: layer for layer in (resnet.BatchNorm, resnet.GroupedConv2D)}
     return keras.models.load_model(file, custom_objects=own, compile=False)
 
 
-def find_members(settings, *names):
+def find_members(settings: Settings, *names: str) -> dict[Run, float]:
     """What is there of some systems: their finished folds, and what each counts.
 
     Args:
@@ -145,7 +163,7 @@ def find_members(settings, *names):
         DataError: if a system has no finished run for this data, or runs that were
             made in different ways; the message says what to do.
     """
-    weights = {}
+    weights: dict[Run, float] = {}
     for name in names:
         members = systems.get(name).members
         total = sum(weight for _, weight in members)
@@ -157,8 +175,15 @@ def find_members(settings, *names):
     return weights
 
 
-def folds_of(settings, name):
-    """The finished runs of one system on these data: list of `Run`, never empty.
+def folds_of(settings: Settings, name: str) -> list[Run]:
+    """The finished runs of one system on these data.
+
+    Args:
+        settings: `config.Settings`: where the runs are, and for which data.
+        name: of a row of `systems.SYSTEMS`, no ensemble.
+
+    Returns:
+        List of `Run`, sorted by name, never empty.
 
     Raises:
         DataError: if there is none, or if they were made in different ways; the
@@ -181,7 +206,12 @@ def folds_of(settings, name):
     return found
 
 
-def predict(members, images, progress=None, flips=None):
+def predict(
+    members: Mapping[Run, float],
+    images: np.ndarray,
+    progress: Callable | None = None,
+    flips: bool | None = None,
+) -> np.ndarray:
     """Weighted mean of the runs' predictions for new tiles.
 
     Args:
@@ -199,7 +229,9 @@ def predict(members, images, progress=None, flips=None):
     return mean / sum(members.values())
 
 
-def out_of_fold(members, tiles, flips=None):
+def out_of_fold(
+    members: Mapping[Run, float], tiles: Tiles, flips: bool | None = None
+) -> tuple[Tiles, np.ndarray]:
     """What the runs said of tiles that they were not trained on.
 
     Args:
@@ -243,7 +275,7 @@ PLAN = (
 )
 
 
-def find_runs(folder, like=None):
+def find_runs(folder: Path | str, like: Run | None = None) -> list[Run]:
     """The finished runs below a folder.
 
     Args:

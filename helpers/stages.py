@@ -1,6 +1,7 @@
 """Stages: what one training goes through, each under a loss and a rule of its own."""
 
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,9 +14,11 @@ from helpers.callbacks import (
     ShortNames,
     StopAfterEpoch,
 )
-from helpers.checkpoints import BEST, SaveState
+from helpers.checkpoints import BEST, Checkpoints, SaveState
 from helpers.machine import jit_compile, precision
 from helpers.metrics import CompetitionScore, MeanTileIoU
+from helpers.pipeline import TileBatches
+from helpers.recipe import Stage, System
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -29,7 +32,15 @@ class Stopped(KeyboardInterrupt):
     """A training was asked to stop, and did so after an epoch; it can go on later."""
 
 
-def train(model, system, data, checkpoints, told, policy, verbose):
+def train(
+    model: keras.Model,
+    system: System,
+    data: tuple[TileBatches, TileBatches],
+    checkpoints: Checkpoints,
+    told: list[keras.callbacks.Callback],
+    policy: str,
+    verbose: int,
+) -> None:
     """Go through a system's stages, skipping what an interrupted training has done.
 
     Args:
@@ -60,7 +71,9 @@ def train(model, system, data, checkpoints, told, policy, verbose):
             first += stage.epochs
 
 
-def _compiled(model, stage, system, policy):
+def _compiled(
+    model: keras.Model, stage: Stage, system: System, policy: str
+) -> keras.Model:
     """A model that is new but for its layers, to be trained for one stage."""
     loss, weights = _losses(stage, output_names(model))
     metrics = [CompetitionScore(system.frame), MeanTileIoU(system.frame)]
@@ -82,7 +95,14 @@ def _compiled(model, stage, system, policy):
     return compiled
 
 
-def _train_stage(model, stage, data, save, told, verbose):
+def _train_stage(
+    model: keras.Model,
+    stage: Stage,
+    data: tuple[TileBatches, TileBatches],
+    save: SaveState,
+    told: list[keras.callbacks.Callback],
+    verbose: int,
+) -> None:
     """Train for one stage, or for the rest of it."""
     batches, watched = data
     begin, end = save.begin, save.first + stage.epochs
@@ -113,7 +133,7 @@ def _train_stage(model, stage, data, save, told, verbose):
         )
 
 
-def _rules(stage, save, steps):
+def _rules(stage: Stage, save: SaveState, steps: int) -> list[keras.callbacks.Callback]:
     """Callbacks that set the learning rate, average the weights, and stop."""
     if stage.schedule == "cosine":
         return [*save.average, CosineRate(stage, save.first, steps)]
@@ -127,7 +147,9 @@ def _rules(stage, save, steps):
     return [*save.average, *patient, Replay(patient, save.done)]
 
 
-def _losses(stage, outputs):
+def _losses(
+    stage: Stage, outputs: tuple[str, ...]
+) -> tuple[Any, dict[str, float] | None]:
     """The losses of a stage and their weights, one an output of the network."""
     if not outputs:
         return losses.get(stage.loss), None
@@ -138,6 +160,6 @@ def _losses(stage, outputs):
     return loss, weights
 
 
-def output_names(model):
+def output_names(model: keras.Model) -> tuple[str, ...]:
     """Names of a network's outputs if it has several, else `()`: tuple of str."""
     return tuple(model.output) if isinstance(model.output, dict) else ()

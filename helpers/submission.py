@@ -4,10 +4,12 @@ import csv
 import gzip
 import io
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from helpers.config import TILE
 from helpers.files import DataError, write_beside
@@ -24,14 +26,19 @@ class Summary:
     rows: int
     empty: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         share = self.empty / max(self.rows, 1)
         return (
             f"{self.path}: {self.rows} tiles, {self.empty} ({share:.1%}) without salt"
         )
 
 
-def write_submission(path, ids, masks, expected_ids=None):
+def write_submission(
+    path: Path | str,
+    ids: Iterable[str],
+    masks: ArrayLike,
+    expected_ids: Iterable[str] | None = None,
+) -> Summary:
     """Write a submission, then check it.
 
     Args:
@@ -71,7 +78,9 @@ def write_submission(path, ids, masks, expected_ids=None):
     return replace(checked, path=path)
 
 
-def check_submission(path, expected_ids, shape=(101, 101)):
+def check_submission(
+    path: Path | str, expected_ids: Iterable[str], shape: tuple[int, int] = (101, 101)
+) -> Summary:
     """Read a submission as Kaggle would, and refuse what Kaggle would refuse.
 
     Args:
@@ -115,7 +124,7 @@ def check_submission(path, expected_ids, shape=(101, 101)):
     return Summary(path, len(rows), sum(not text.strip() for _, text in rows))
 
 
-def empty_constant(masks, constant):
+def empty_constant(masks: ArrayLike, constant: ArrayLike) -> np.ndarray:
     """Masks with those of constant tiles emptied: a tile of one grey has no salt.
 
     Args:
@@ -128,7 +137,7 @@ def empty_constant(masks, constant):
     return np.where(np.asarray(constant)[:, None, None], False, masks)
 
 
-def _fault_in_ids(ids, expected):
+def _fault_in_ids(ids: list[str], expected: list[str]) -> str:
     """What is wrong with these ids, in words; `""` if nothing is."""
     if not ids:
         return "there are no tiles: predict some"

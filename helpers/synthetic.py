@@ -7,17 +7,29 @@ Challenge (Kaggle, 2018) did, with all the traps that its files hold.
 
 import io
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
 from helpers.config import TILE
 from helpers.files import write_beside
-from helpers.geology import SALT, SEDIMENT, SHAPE, SURVEYS, WATER, make_section
+from helpers.geology import (
+    SALT,
+    SEDIMENT,
+    SHAPE,
+    SURVEYS,
+    WATER,
+    Section,
+    Survey,
+    make_section,
+)
 from helpers.rle import rle_encode
 
+BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 # Tiles per coverage class, ceil(10 * coverage) = 0 ... 10, in the real training set:
 CLASS_COUNTS = (1562, 576, 296, 224, 186, 225, 205, 174, 148, 159, 245)
 
@@ -41,7 +53,7 @@ class SyntheticTiles:
     surveys: np.ndarray
 
 
-def _quota(count):
+def _quota(count: int) -> np.ndarray:
     """Tiles wanted of each coverage class: the real shares, largest remainders."""
     share = np.array(CLASS_COUNTS) / sum(CLASS_COUNTS) * count
     quota = share.astype(int)
@@ -49,26 +61,30 @@ def _quota(count):
     return quota
 
 
-def _coverage_class(labels):
+def _coverage_class(labels: np.ndarray) -> int:
     """ceil(10 * coverage); a view wholly in salt has no outline to pick: class 0."""
     share = np.mean(labels == SALT)
     return int(np.ceil(10 * share)) if share < 1 else 0
 
 
-def _cut(section, row, col, size):
+def _cut(
+    section: Section, row: float, col: float, size: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Resample one square window to a tile whose grey values run from 0 to 255."""
     box, shape = (col, row, col + size, row + size), (TILE, TILE)
-    image = Image.fromarray(section.seismic).resize(shape, Image.BICUBIC, box)
-    labels = np.array(Image.fromarray(section.labels).resize(shape, Image.NEAREST, box))
+    image = np.array(Image.fromarray(section.seismic).resize(shape, BICUBIC, box))
+    labels = np.array(Image.fromarray(section.labels).resize(shape, NEAREST, box))
     if (labels == SALT).all():  # no real mask covers a whole tile
         labels[:] = SEDIMENT
-    image = np.asarray(image) - np.min(image)
+    image -= image.min()
     return np.round(255 * image / max(image.max(), 1e-9)).astype(np.uint8), labels
 
 
-def _tiles(rng, section, left, most=5, tries=60):
+def _tiles(
+    rng: Generator, section: Section, left: np.ndarray, most: int = 5, tries: int = 60
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut tiles of the classes that are still wanted, and count `left` down."""
-    tiles = []
+    tiles: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(tries):
         size = TILE * np.exp(rng.uniform(-0.4, 0.3))
         row, col = rng.uniform(0, np.subtract(SHAPE, size))
@@ -87,7 +103,9 @@ def _tiles(rng, section, left, most=5, tries=60):
     return tiles
 
 
-def make_tiles(count, seed=0, surveys=SURVEYS):
+def make_tiles(
+    count: int, seed: int | Sequence[int] = 0, surveys: Sequence[Survey] = SURVEYS
+) -> SyntheticTiles:
     """Cut tiles from as many sections as it takes to meet the real coverage classes.
 
     2 % of the tiles are constant black, and no mask covers a whole tile, as in the
@@ -125,7 +143,7 @@ def make_tiles(count, seed=0, surveys=SURVEYS):
     return SyntheticTiles(images, masks, labels, depths, np.array(names)[order])
 
 
-def _ids(rng, count):
+def _ids(rng: Generator, count: int) -> list[str]:
     """Ten hexadecimal characters each; some all digits, some that look like floats."""
     ids = [f"{n:010x}" for n in rng.choice(16**10, count, replace=False)]
     for i in range(0, count - 1, 40):
@@ -134,7 +152,7 @@ def _ids(rng, count):
     return ids
 
 
-def _write_zip(path, arrays):
+def _write_zip(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """PNG files: uint8 (n, m) is grey, (n, m, 3) RGB, uint16 a 16-bit mask."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
@@ -144,23 +162,25 @@ def _write_zip(path, arrays):
             archive.writestr(info, png.getvalue())
 
 
-def _images(ids, tiles):
+def _images(ids: list[str], tiles: np.ndarray) -> dict[str, np.ndarray]:
     pairs = zip(ids, tiles, strict=True)
     return {f"images/{name}": np.dstack([tile] * 3) for name, tile in pairs}
 
 
-def _masks(ids, masks):
+def _masks(ids: list[str], masks: np.ndarray) -> dict[str, np.ndarray]:
     """16-bit where there is salt, 8-bit where there is none: as in the real files."""
     white = [m * np.uint16(65535) if m.any() else m.astype(np.uint8) for m in masks]
     return {f"masks/{name}": mask for name, mask in zip(ids, white, strict=True)}
 
 
-def _write_csv(path, column, ids, values):
+def _write_csv(path: Path, column: str, ids: list[str], values: Iterable) -> None:
     rows = [f"{name},{value}" for name, value in zip(ids, values, strict=True)]
     path.write_text("\n".join([f"id,{column}", *rows, ""]), newline="\n")
 
 
-def write_dataset(folder, train=1500, test=500, seed=0):
+def write_dataset(
+    folder: Path | str, train: int = 1500, test: int = 500, seed: int = 0
+) -> Path:
     """Write synthetic tiles as the competition's files, traps included.
 
     The traps: RGB images of equal channels; 16-bit masks {0, 65535}, but 8-bit ones

@@ -10,6 +10,7 @@ widths of a decoder or the ranges of an augmentation, is our choice.
 
 from dataclasses import asdict
 from difflib import get_close_matches
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +24,7 @@ _JAIN_STAGES = (
 )
 
 
-def _jain(encoder, title, published="", **network):
+def _jain(encoder: str, title: str, published: str = "", **network: Any) -> System:
     """Jain's row; the encoder is what differs.
 
     Faults of the published code that are not repeated: its Lovasz term got labels and
@@ -47,25 +48,27 @@ def _jain(encoder, title, published="", **network):
     )
 
 
-def _jain_pretrained(encoder, title, frozen, published=""):
+def _jain_pretrained(
+    encoder: str, title: str, frozen: tuple[str, ...], published: str = ""
+) -> System:
     """Jain's decoder on an encoder that is frozen but for its last stage."""
     network = {"weights": "imagenet", "frozen": frozen, **_JAIN_DECODER}
     return _jain(encoder, title, published, **network)
 
 
-_JAIN_DECODER = {"decoder_filters": (512, 256, 128, 64)}
+_JAIN_DECODER: dict[str, Any] = {"decoder_filters": (512, 256, 128, 64)}
 _VGG_FROZEN = ("block1", "block2", "block3", "block4")
 _RESNET_FROZEN = ("stem", "layer1", "layer2", "layer3")
 
 
-def _olsen(depth, published):
+def _olsen(depth: int, published: str) -> System:
     """Olsen's row; the depth of the encoder is what differs.
 
     His weight decay is Adam's of PyTorch, which adds it to the gradient; here it is
     taken from the weights themselves. Of his five decoder blocks the first is the
     stage below the encoder (`centre`), which has no features beside it.
     """
-    plateau = {
+    plateau: dict[str, Any] = {
         "learning_rate": 1e-4,
         "schedule": "plateau",
         "patience": 10,
@@ -199,8 +202,14 @@ SYSTEMS = {system.name: system for system in _ALL}
 DEFAULT = "salt-net"
 
 
-def get(name):
+def get(name: str) -> System | Any:  # Any: an `Ensemble`
     """The row of that name.
+
+    Args:
+        name: a key of `SYSTEMS`.
+
+    Returns:
+        `System`, or `Ensemble`.
 
     Raises:
         ValueError: for an unknown name; the message lists the near or all names.
@@ -211,7 +220,7 @@ def get(name):
     raise ValueError(f"unknown system {name!r}; did you mean {' or '.join(near)}?")
 
 
-def table():
+def table() -> pd.DataFrame:
     """All rows side by side, for people: DataFrame, a row a system."""
     rows = {name: _summary(row) for name, row in SYSTEMS.items()}
     blank = dict.fromkeys(rows[DEFAULT], "")  # an ensemble has no stages of its own
@@ -222,7 +231,7 @@ def table():
 _HOW_OFTEN = ("probability", "one_of")  # of the augmentation: no changes themselves
 
 
-def _summary(row):
+def _summary(row: System | Ensemble) -> dict[str, Any]:
     """One line of the table."""
     if isinstance(row, Ensemble):
         mean = " + ".join(f"{weight:g} {name}" for name, weight in row.members)

@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import ipywidgets as widgets
 import pandas as pd
@@ -22,10 +24,13 @@ from matplotlib.ticker import MaxNLocator
 
 from helpers import charts, encoders, losses, recipe, systems, training
 from helpers.callbacks import duration
-from helpers.config import ROOT, Budget
+from helpers.config import ROOT, Budget, Settings
 from helpers.runs import Run
 
-PARTS = {  # of a decoder, see `unet.build_unet`
+if TYPE_CHECKING:  # which imports this module
+    from helpers.explore import Panel
+
+PARTS: dict[str, Any] = {  # of a decoder, see `unet.build_unet`
     "residual": True,
     "centre": 64,
     "dilations": (1, 3, 5),
@@ -42,8 +47,9 @@ class Trainer:
 
     title = "Train"
 
-    def __init__(self, panel):
-        self.panel, self.stale, self.job = panel, True, None
+    def __init__(self, panel: "Panel") -> None:
+        self.panel, self.stale = panel, True
+        self.job: Job | None = None
         self.encoder = widgets.Dropdown(
             options=encoders.ENCODERS, description="encoder"
         )
@@ -93,16 +99,20 @@ class Trainer:
         for job in Job.alive(panel.settings):
             self._watch(job)
 
-    def renew(self):
+    def renew(self) -> None:
         """Nothing here depends on the runs that are compared."""
 
     @property
-    def system(self):
+    def system(self) -> recipe.System:
         """The `recipe.System` that the menus say."""
         parts = {name: PARTS[name] for name in self.parts.value}
-        small = {"filters": 16, "depth": 4} if self.encoder.value == "scratch" else {}
+        small: dict[str, Any] = {}
+        if self.encoder.value == "scratch":
+            small = {"filters": 16, "depth": 4}
         network = recipe.Network(self.encoder.value, **small, **parts)
-        further = {name: 0.1 for name in ("gate", "deep") if name in parts}
+        further: dict[str, Any] = {
+            name: 0.1 for name in ("gate", "deep") if name in parts
+        }
         stage = recipe.Stage(self.loss.value, self.epochs.value, **further)
         name = "-".join(["my", self.encoder.value, *parts, self.loss.value])
         row = replace(
@@ -115,7 +125,7 @@ class Trainer:
         ).with_weights(self.weights.value)
         return row.within(Budget(self.epochs.value, self.size.value, self.tiles.value))
 
-    def draw(self, _=None):
+    def draw(self, _: Any = None) -> None:
         """Say what the system would cost."""
         try:
             parameters, _ = training.size_up(self.system)
@@ -129,21 +139,21 @@ class Trainer:
             f"about {duration(seconds)} on this machine"
         )
 
-    def _start(self, _):
+    def _start(self, _: Any) -> None:
         self._watch(Job.start(self.system, self.panel.settings))
 
-    def _watch(self, job):
+    def _watch(self, job: "Job") -> None:
         self.job = job
         self.start.disabled, self.stop.disabled = True, False
         self.state.value = f"{job.name} is being made ready ..."
         threading.Thread(target=self._follow, args=(job,), daemon=True).start()
 
-    def _stop(self, _):
+    def _stop(self, _: Any) -> None:
         if self.job is not None:
             self.job.stop()
             self.state.value = f"{self.job.name} stops after this epoch ..."
 
-    def _follow(self, job):
+    def _follow(self, job: "Job") -> None:
         """Draw what the training writes, until it ends."""
         seen = 0
         while job.is_alive():
@@ -162,7 +172,7 @@ class Trainer:
                 f"Its last words: <pre>{html.escape(job.last_words())}</pre>"
             )
 
-    def _show(self, job, seen):
+    def _show(self, job: "Job", seen: int) -> int:
         """Draw the curves if an epoch has been added."""
         table = job.history()
         if table is None or len(table) == seen:
@@ -177,13 +187,13 @@ class Trainer:
         return len(table)
 
 
-def picture():
+def picture() -> widgets.Image:
     """An empty place for a PNG, to be shown in its own size."""
     layout = {"max_width": "100%", "align_self": "flex-start"}
     return widgets.Image(format="png", layout=layout)
 
 
-def growing(name, table):
+def growing(name: str, table: pd.DataFrame) -> Figure:
     """Loss and score of a training, epoch by epoch."""
     figure = Figure(figsize=(9, 3), dpi=charts.DOTS, layout="constrained")
     for axis, column in zip(figure.subplots(1, 2), ("loss", "score"), strict=True):
@@ -204,16 +214,19 @@ class Job:
     Args:
         path: of the row's file; beside it lie its number (`.pid`) and words (`.log`).
         settings: `config.Settings`.
+        process: the process, if it was started here; otherwise the number tells.
     """
 
-    def __init__(self, path, settings, process=None):
+    def __init__(
+        self, path: Path, settings: Settings, process: subprocess.Popen | None = None
+    ) -> None:
         self.path, self.process = path, process
         system = recipe.read(path)
         self.name, self.epochs = system.name, system.epochs
         self.folder = settings.runs_dir / system.name / "fold-0"
 
     @classmethod
-    def start(cls, system, settings):
+    def start(cls, system: recipe.System, settings: Settings) -> Self:
         """Write the row down, and train it on fold 0."""
         path = settings.output_dir / "rows" / f"{system.name}.json"
         recipe.write(system, path)
@@ -238,13 +251,13 @@ class Job:
         return cls(path, settings, process)
 
     @classmethod
-    def alive(cls, settings):
+    def alive(cls, settings: Settings) -> list[Self]:
         """Those that are still at work, whoever has started them: list of `Job`."""
         files = sorted((settings.output_dir / "rows").glob("*.pid"))
         jobs = [cls(file.with_suffix(".json"), settings) for file in files]
         return [job for job in jobs if job.is_alive()]
 
-    def is_alive(self):
+    def is_alive(self) -> bool:
         """Whether it is still at work."""
         if self.process is not None:
             return self.process.poll() is None
@@ -254,22 +267,22 @@ class Job:
             return True
         return False
 
-    def is_finished(self):
+    def is_finished(self) -> bool:
         """Whether the run is complete."""
         return (self.folder / "config.json").exists()
 
-    def stop(self):
+    def stop(self) -> None:
         """Ask it to stop after its current epoch."""
         with contextlib.suppress(OSError, ValueError):
             os.kill(int(self.path.with_suffix(".pid").read_text()), signal.SIGTERM)
 
-    def history(self):
+    def history(self) -> pd.DataFrame | None:
         """DataFrame, a row per epoch; `None` before the first."""
         with contextlib.suppress(OSError, ValueError):
             return pd.read_csv(self.folder / "history.csv")
         return None
 
-    def last_words(self, lines=6):
+    def last_words(self, lines: int = 6) -> str:
         """The end of what it has printed."""
         text = self.path.with_suffix(".log").read_text(errors="replace")
         return "\n".join(text.strip().splitlines()[-lines:])

@@ -4,22 +4,27 @@ import json
 import shutil
 import time
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 
 from helpers import devices, inference, losses, stages
 from helpers.callbacks import EpochOrder, Show, TimeLeft, duration, tensorboard
 from helpers.checkpoints import Checkpoints, Copy, bring_back, keep_copy
-from helpers.data import make_folds
+from helpers.config import Settings
+from helpers.data import Tiles, make_folds
 from helpers.files import write_beside
 from helpers.machine import choose_precision, precision
 from helpers.measure import seconds_per_tile
 from helpers.metrics import precision_per_image
-from helpers.pipeline import TileBatches
+from helpers.pipeline import Frame, TileBatches
+from helpers.recipe import Network, System
 from helpers.runs import PLAN, VERSION, Run, find_runs
 from helpers.stages import Stopped
 from helpers.systems import DEFAULT, get
@@ -32,7 +37,14 @@ START = 10.0  # seconds in which a network is made ready, about, on a CPU
 WATCHED_SHARE = 0.1  # of the training tiles, to choose the epoch of a plateau stage
 
 
-def fit(system, tiles, fold, settings, verbose=1, show=None):
+def fit(
+    system: System,
+    tiles: Tiles,
+    fold: int,
+    settings: Settings,
+    verbose: int = 1,
+    show: Callable[[pd.DataFrame], object] | None = None,
+) -> Run:
     """Train a system on all folds but one, or read the run if it is there already.
 
     Interrupted and started again with the same arguments, the training goes on after
@@ -93,7 +105,9 @@ def fit(system, tiles, fold, settings, verbose=1, show=None):
     return Run(folder)
 
 
-def estimate(planned, tiles, settings, fold=0):
+def estimate(
+    planned: Iterable[System], tiles: Tiles, settings: Settings, fold: int = 0
+) -> float:
     """Say in one line how long some trainings will take on this machine.
 
     One prediction with each network is timed; learning from a tile takes about three
@@ -118,7 +132,7 @@ def estimate(planned, tiles, settings, fold=0):
     return total
 
 
-def expected(system, tiles):
+def expected(system: System, tiles: Tiles) -> float:
     """Seconds that one training will take, about: see `estimate`."""
     _, seconds = size_up(system)
     share = round(len(tiles) * (1 - 1 / system.folds))
@@ -126,7 +140,7 @@ def expected(system, tiles):
     return seconds * (3 * count + system.watched) * system.epochs + START
 
 
-def size_up(system):
+def size_up(system: System) -> tuple[int, float]:
     """`(weights, seconds)`: how many a network has, and what one prediction takes."""
     network = replace(system.network, weights=None, frozen=())
     plain = replace(system, network=network, batch_size=min(system.batch_size, 8))
@@ -134,29 +148,32 @@ def size_up(system):
 
 
 @cache
-def _size_up(network, frame, batch_size):
+def _size_up(network: Network, frame: Frame, batch_size: int) -> tuple[int, float]:
     plain = replace(get(DEFAULT), network=network, frame=frame)
     model = build_model(plain, choose_precision()[0])
     return model.count_params(), seconds_per_tile(model, batch_size)
 
 
-def _is_finished(system, tiles, settings, fold):
+def _is_finished(system: System, tiles: Tiles, settings: Settings, fold: int) -> bool:
     policy, _ = choose_precision()
     folder, _ = _places(system, fold, settings)
     return _found(folder, _plan(system, tiles, fold, settings, policy)) == "finished"
 
 
-def _places(system, fold, settings):
+def _places(system: System, fold: int, settings: Settings) -> tuple[Path, Copy | None]:
     """The folder of a run, and the `Copy` of it or `None`."""
     where = Path("runs", system.name, f"fold-{fold}")
     number, _ = devices.processes()
     if number:  # of several machines the first one keeps the run
         return settings.output_dir / f"machine-{number}" / where, None
     copies = settings.copy_dir
-    return settings.output_dir / where, copies and Copy(copies, copies / where)
+    copy = Copy(copies, copies / where) if copies else None
+    return settings.output_dir / where, copy
 
 
-def _plan(system, tiles, fold, settings, policy):
+def _plan(
+    system: System, tiles: Tiles, fold: int, settings: Settings, policy: str
+) -> dict[str, Any]:
     """Everything that decides how a run comes out, as it is written into it."""
     plan = {
         "version": VERSION,
@@ -174,7 +191,7 @@ def _plan(system, tiles, fold, settings, policy):
     return json.loads(json.dumps(plan))  # tuples become lists, as they will be read
 
 
-def _check(system):
+def _check(system: System) -> None:
     """Refuse a row that contradicts itself, before any training."""
     for stage in system.stages:
         if stage.schedule not in ("cosine", "plateau"):
@@ -190,7 +207,7 @@ def _check(system):
                 )
 
 
-def _without_specks(tiles, smallest):
+def _without_specks(tiles: Tiles, smallest: int) -> Tiles:
     """Tiles but for those whose mask has some salt, and fewer pixels than this."""
     pixels = np.count_nonzero(tiles.masks, axis=(1, 2))
     kept = tiles.take((pixels == 0) | (pixels >= smallest))
@@ -199,7 +216,7 @@ def _without_specks(tiles, smallest):
     return kept
 
 
-def _fingerprint(tiles):
+def _fingerprint(tiles: Tiles) -> str:
     """Eight hexadecimal digits that change when anything in the tiles does."""
     digest = 0
     for part in (tiles.images, tiles.masks, tiles.depths, tiles.ids):
@@ -207,7 +224,7 @@ def _fingerprint(tiles):
     return f"{digest:08x}"
 
 
-def _found(folder, plan):
+def _found(folder: Path, plan: dict[str, Any]) -> str:
     """What a run's folder holds: `"finished"`, `"begun"`, `"another"`, or nothing."""
     if not folder.exists():
         return ""
@@ -219,7 +236,7 @@ def _found(folder, plan):
     return "another"
 
 
-def _begin(folder, copy, plan):
+def _begin(folder: Path, copy: Copy | None, plan: dict[str, Any]) -> Checkpoints:
     """The checkpoints to go on from, or none; runs of other plans are moved aside."""
     for place in (folder, *([copy.folder] if copy else [])):
         if _found(place, plan) == "another":
@@ -231,7 +248,7 @@ def _begin(folder, copy, plan):
     return Checkpoints(folder, copy)
 
 
-def build_model(system, policy="float32", seed=0):
+def build_model(system: System, policy: str = "float32", seed: int = 0) -> keras.Model:
     """The untrained network of a system.
 
     Args:
@@ -248,7 +265,9 @@ def build_model(system, policy="float32", seed=0):
         return build_unet(input_shape=shape, **system.network.options())
 
 
-def _watched(system, rest, held_out, seed):
+def _watched(
+    system: System, rest: Tiles, held_out: Tiles, seed: int
+) -> tuple[Tiles, Tiles]:
     """The tiles trained on, and those whose score is shown after each epoch.
 
     Where that score decides when to stop and what to keep (plateau), it must not be
@@ -261,7 +280,14 @@ def _watched(system, rest, held_out, seed):
     return rest.take(order[: system.tiles]), held_out.take(slice(system.watched))
 
 
-def _batches(system, rest, watched, model, seed, share):
+def _batches(
+    system: System,
+    rest: Tiles,
+    watched: Tiles,
+    model: keras.Model,
+    seed: int,
+    share: devices.Share,
+) -> tuple[TileBatches, TileBatches]:
     """Batches of the tiles trained on, and of those watched."""
     outputs = stages.output_names(model)
     return TileBatches(
@@ -283,7 +309,7 @@ def _batches(system, rest, watched, model, seed, share):
     )
 
 
-def _keep(model, snapshots, folder):
+def _keep(model: keras.Model, snapshots: list[Path], folder: Path) -> None:
     """Write the network, and what it was before each restart of the learning rate."""
     with write_beside(folder / "model.keras") as beside:
         model.save(beside)
@@ -294,7 +320,7 @@ def _keep(model, snapshots, folder):
             model.save(beside)
 
 
-def _examine(held_out, checkpoints, config):
+def _examine(held_out: Tiles, checkpoints: Checkpoints, config: dict[str, Any]) -> None:
     """Predict the fold that was left out, and close the run."""
     run = Run(checkpoints.run)
     once = {**config["system"], "flips": False}

@@ -8,33 +8,38 @@ plan are the switches of `build_unet`; each is a few lines below.
 Source: Ronneberger, Fischer, Brox, 2015, https://arxiv.org/abs/1505.04597
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import keras
 from keras import layers, ops
 
 from helpers.encoders import MOMENTUM, build_encoder, conv_block, stride_of
+from helpers.machine import Tensor
 from helpers.resnet import BatchNorm, squeeze_excite
 
 EXACT = "float32"  # dtype of the logits, also in a network that computes with 16 bits
 
 
 def build_unet(
-    encoder="scratch",
-    input_shape=(128, 128, 1),
-    weights=None,
-    classes=1,
-    decoder_filters=None,
-    residual=False,
-    dropout=0.0,
-    frozen=(),
-    up="transpose",
-    centre=0,
-    dilations=(),
-    scse=False,
-    hypercolumn=(),
-    gate=False,
-    deep=False,
-    **options,
-):
+    encoder: str = "scratch",
+    input_shape: tuple[int, int, int] = (128, 128, 1),
+    weights: Path | str | None = None,
+    classes: int = 1,
+    decoder_filters: Sequence[int] | None = None,
+    residual: bool = False,
+    dropout: float = 0.0,
+    frozen: Sequence[str] = (),
+    up: str = "transpose",
+    centre: int = 0,
+    dilations: Sequence[int] = (),
+    scse: bool = False,
+    hypercolumn: Sequence[int] = (),
+    gate: bool = False,
+    deep: bool = False,
+    **options: Any,
+) -> keras.Model:
     """Build a U-Net.
 
     Args:
@@ -123,7 +128,15 @@ def build_unet(
     return network if framed == tuple(input_shape) else _framed(network, input_shape)
 
 
-def up_block(x, skip, filters, residual=False, dropout=0.0, up="transpose", name=None):
+def up_block(
+    x: Tensor,
+    skip: Tensor,
+    filters: int,
+    residual: bool = False,
+    dropout: float = 0.0,
+    up: str = "transpose",
+    name: str | None = None,
+) -> Tensor:
     """One stage of the decoder: grow to twice the size, join, convolve.
 
     Args:
@@ -142,7 +155,7 @@ def up_block(x, skip, filters, residual=False, dropout=0.0, up="transpose", name
     return conv_block(x, filters, residual, name)
 
 
-def grow(x, filters, up, name, size=3):
+def grow(x: Tensor, filters: int, up: str, name: str, size: int = 3) -> Tensor:
     """Twice the size, by a learned stencil or by interpolation.
 
     Args:
@@ -158,6 +171,9 @@ def grow(x, filters, up, name, size=3):
 
     Returns:
         (batch, 2 height, 2 width, filters).
+
+    Raises:
+        ValueError: for another `up`.
     """
     if up == "transpose":
         return layers.Conv2DTranspose(filters, size, 2, "same", name=name)(x)
@@ -167,7 +183,7 @@ def grow(x, filters, up, name, size=3):
     return layers.Conv2D(filters, 3, padding="same", name=name)(x)
 
 
-def scse_block(x, reduction=2, name=None):
+def scse_block(x: Tensor, reduction: int = 2, name: str | None = None) -> Tensor:
     """Concurrent spatial and channel squeeze and excitation.
 
     Two small gates look at the features and turn down what does not matter: one asks
@@ -190,7 +206,12 @@ def scse_block(x, reduction=2, name=None):
     return layers.Add(name=f"{name}_add")([by_channel, by_pixel])
 
 
-def dilated_branches(x, filters, dilations=(1, 3, 5, 7), name=None):
+def dilated_branches(
+    x: Tensor,
+    filters: int,
+    dilations: Sequence[int] = (1, 3, 5, 7),
+    name: str | None = None,
+) -> Tensor:
     """Parallel convolutions that look near and far, side by side.
 
     A dilated convolution leaves gaps of `dilation` pixels between the nine pixels it
@@ -223,8 +244,8 @@ def dilated_branches(x, filters, dilations=(1, 3, 5, 7), name=None):
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
-def image_gate(x, hidden=64):
-    """Is there any salt at all? One number a tile, from the coarsest features.
+def image_gate(x: Tensor, hidden: int = 64) -> tuple[Tensor, Tensor]:
+    """Whether there is any salt at all: one number a tile, from the coarsest features.
 
     The score punishes a single stray pixel on an empty tile with 0, so one part of the
     network answers nothing but this question, and its answer multiplies all features:
@@ -247,7 +268,7 @@ def image_gate(x, hidden=64):
     return logit, layers.Reshape((1, 1, 1), name="gate_opening")(opening)
 
 
-def _hypercolumn(x, stages, strides):
+def _hypercolumn(x: Tensor, stages: list[Tensor], strides: Sequence[int]) -> Tensor:
     """The finest features with those of other sizes beside them, all at full size.
 
     Coarser features are first mixed down to as many channels as the finest have:
@@ -269,7 +290,7 @@ def _hypercolumn(x, stages, strides):
     return layers.Concatenate(name="hypercolumn")(column) if strides else x
 
 
-def _logits(x, classes, size, name):
+def _logits(x: Tensor, classes: int, size: int, name: str) -> Tensor:
     """One number a pixel and class, at full size."""
     x = layers.Conv2D(classes, 1, dtype=EXACT, name=name)(x)
     if x.shape[1] < size:
@@ -280,7 +301,7 @@ def _logits(x, classes, size, name):
     return x
 
 
-def _freeze(model, prefixes):
+def _freeze(model: keras.Model, prefixes: Sequence[str]) -> None:
     """Hold the layers of these names fixed in training."""
     for prefix in prefixes:
         if not any(layer.name.startswith(prefix) for layer in model.layers):
@@ -289,7 +310,7 @@ def _freeze(model, prefixes):
         layer.trainable = not layer.name.startswith(tuple(prefixes))
 
 
-def _framed(network, input_shape):
+def _framed(network: keras.Model, input_shape: tuple[int, int, int]) -> keras.Model:
     """A network for smaller tiles: mirrored at the border, and the logits cut back."""
     size = zip(network.input_shape[1:3], input_shape[:2], strict=True)
     border = [((big - small) // 2, (big - small + 1) // 2) for big, small in size]

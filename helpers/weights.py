@@ -6,11 +6,13 @@ layer. PyTorch's timm publishes safetensors: arrays with names such as
 """
 
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -33,7 +35,7 @@ TORCH_NAMES = {
 REMEDY = "delete it and fetch it again, or pass weights=None"
 
 
-def load_weights(model, path, by_order=False):
+def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -> None:
     """Load a weight file into a model, checked.
 
     Layers of an HDF5 file that the model does not have (the classifier, or stages past
@@ -74,7 +76,7 @@ def load_weights(model, path, by_order=False):
         layer.set_weights(values)
 
 
-def download(name):
+def download(name: str) -> str:
     """Fetch timm's ImageNet weights of one of our networks.
 
     Args:
@@ -92,8 +94,18 @@ def download(name):
 
 
 @contextmanager
-def downloading(name):
-    """Say what else to do if the download inside a `with` block fails."""
+def downloading(name: str) -> Iterator[None]:
+    """Say what else to do if the download inside a `with` block fails.
+
+    Args:
+        name: of the network, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OSError: if the block raises anything but a `ValueError`, which passes.
+    """
     try:
         yield
     except ValueError:  # the file is there, but does not fit
@@ -106,7 +118,9 @@ def downloading(name):
         ) from error
 
 
-def _from_keras(path, wanted, family, by_order):
+def _from_keras(
+    path: Path, wanted: list[keras.Layer], family: str, by_order: bool
+) -> list[tuple[str, list[np.ndarray]]]:
     """The file's `(name, arrays)` for each wanted layer."""
     try:
         stored = _read_h5(path)
@@ -134,7 +148,7 @@ def _from_keras(path, wanted, family, by_order):
     return [(name, stored[name]) for name in names]
 
 
-def _read_h5(path):
+def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
     """{layer name: [arrays]} of a weight file in the applications' format."""
     with h5py.File(path, "r") as file:
         root = file.get("model_weights", file)
@@ -145,13 +159,15 @@ def _read_h5(path):
         }
 
 
-def _names(group, attribute):
+def _names(group: h5py.Group, attribute: str) -> list[str]:
     """An attribute of names, which are bytes or text depending on the writer."""
     names = group.attrs[attribute]
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _from_timm(path, wanted, family):
+def _from_timm(
+    path: Path, wanted: list[keras.Layer], family: str
+) -> list[tuple[str, list[np.ndarray]]]:
     """The file's `(name, arrays)` for each wanted layer, in Keras' order of axes."""
     try:
         stored = safetensors.numpy.load_file(path)
@@ -179,8 +195,15 @@ def _from_timm(path, wanted, family):
     return arrays
 
 
-def timm_name(layer, family):
+def timm_name(layer: str, family: str) -> str:
     """What timm calls a layer of `resnet.py`.
+
+    Args:
+        layer: its name there.
+        family: `"resnet34"`, `"seresnext50"` or `"seresnext101"`.
+
+    Returns:
+        The name without the last part, which says which array of the layer is meant.
 
     Example:
         >>> timm_name("layer1_0_se_fc1", "seresnext50")
@@ -193,6 +216,6 @@ def timm_name(layer, family):
     return name.replace(".se.", ".se_module.")
 
 
-def _to_keras(array):
+def _to_keras(array: np.ndarray) -> np.ndarray:
     """A kernel (out, in, height, width) as (height, width, in, out); else unchanged."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
