@@ -35,8 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.refresh:
+        options.data_dir, options.profile = SYNTHETIC, "quick"
     _export(options)
     try:
+        if options.home:
+            return _set_home(options.home)
         settings = Settings.from_env()
         act = {"train": _train, "predict": _predict}.get(options.command)
         names = _known_systems(options) if act else []
@@ -47,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if act:
             return act(names, options, settings)
-        return _run_notebooks(notebooks, settings)
+        return _run_notebooks(notebooks, settings, options.refresh)
     except (DataError, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     name = "python -m helpers"
     parser = argparse.ArgumentParser(name, description=__doc__, parents=[common])
     parser.add_argument("--only", help="notebooks to run, such as 02,05")
+    parser.add_argument(
+        "--refresh", action="store_true", help="renew the outputs in notebooks/"
+    )
+    parser.add_argument("--home", help="OWNER/NAME: where badges and clones point to")
     commands = parser.add_subparsers(dest="command", title="commands")
     train = commands.add_parser("train", help="train one system", parents=[common])
     train.add_argument(
@@ -196,15 +204,31 @@ def _predict(names: list[str], options: argparse.Namespace, settings: Settings) 
     return 0
 
 
-def _run_notebooks(notebooks: list[Path], settings: Settings) -> int:
-    from helpers import data
+def _set_home(home: str) -> int:
+    from helpers import publish
 
+    for path in publish.set_home(home):
+        print(path.relative_to(ROOT))
+    return 0
+
+
+def _run_notebooks(
+    notebooks: list[Path], settings: Settings, refresh: bool = False
+) -> int:
+    """One after the other; `refresh` then puts what they show into the files."""
+    from helpers import data, publish
+
+    if refresh and settings.runs_dir.exists():
+        raise DataError(f"{settings.runs_dir}: in the way of a clean run: move it away")
     data.open_data(settings)  # bad data is told now, not by the first notebook
     for notebook in notebooks:
         fault = run_notebook(notebook, settings.output_dir / "notebooks")
         if fault:
             print(f"\n{notebook.name} failed in {fault}", file=sys.stderr)
             return 1
+    for notebook in notebooks if refresh else ():
+        executed = settings.output_dir / "notebooks" / notebook.name
+        publish.keep_outputs(executed, notebook)
     print(f"executed notebooks: {settings.output_dir / 'notebooks'}")
     if any(notebook.name.startswith("05") for notebook in notebooks):
         result = json.loads((settings.output_dir / "result.json").read_text())

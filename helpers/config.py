@@ -21,6 +21,7 @@ import numpy as np
 from helpers.machine import accelerator, load_keras
 
 ROOT = Path(__file__).resolve().parents[1]
+HOME = "salt-course/salt-segmentation"  # on GitHub; see `python -m helpers --home`
 SYNTHETIC = "synthetic"
 TILE = 101  # pixels along each side of a native tile
 KAGGLE_FOLDERS = (

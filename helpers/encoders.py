@@ -46,7 +46,7 @@ STRIDES = {  # {stride of the stem: of the coarsest features}, the default first
     "seresnext50": {2: 32, 1: 8},
     "seresnext101": {2: 32, 1: 8},
 }
-ENCODERS = tuple(STRIDES)
+ENCODERS = STRIDES.keys()
 
 
 def build_encoder(

@@ -51,7 +51,7 @@ class Trainer:
         self.panel, self.stale = panel, True
         self.job: Job | None = None
         self.encoder = widgets.Dropdown(
-            options=encoders.ENCODERS, description="encoder"
+            options=list(encoders.ENCODERS), description="encoder"
         )
         self.parts = widgets.SelectMultiple(
             options=list(PARTS), description="parts", rows=len(PARTS)

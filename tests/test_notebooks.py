@@ -14,6 +14,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from helpers import publish
+
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_eda", "02_scratch_unet", "03_vgg19_unet", "04_losses_comparison"]
@@ -59,6 +61,9 @@ def test_outputs_come_from_one_clean_run_on_synthetic_tiles(path):
     assert "data:    synthetic" in code(book)[0].outputs[0].text
     assert not re.search(r"/(tmp|root|home|Users)/", str(outputs))  # whose machine?
     assert path.stat().st_size <= 1_500_000
+    assert book.metadata[publish.STAMP] == publish.stamp(book)  # not edited since
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert pictures and all(o.metadata["image/png"]["alt"] for o in pictures)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -115,6 +120,26 @@ def test_lone_notebook_fetches_the_course_as_in_colab(path, tmp_path, monkeypatc
     found = Path(book.cells[-1].outputs[-1].text.strip())
     assert found.is_relative_to(content / "salt-segmentation")
     assert (content / "salt-segmentation" / "outputs").is_dir()
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
+    """All `python` blocks of the folded solutions, after the notebook, in order.
+
+    Blocks marked `py` are for reading only: they show somebody's fault.
+    """
+    monkeypatch.setenv("SALT_PROFILE", "smoke")
+    monkeypatch.setenv("SALT_DATA_DIR", "synthetic")
+    monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path))
+    book = read(path)
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    folded = re.findall(r"<details>.*?</details>", text, re.DOTALL)
+    assert 3 <= len(folded) <= 5
+    for solution in folded:
+        for block in re.findall(r"```python\n(.*?)```", solution, re.DOTALL):
+            book.cells.append(nbformat.v4.new_code_cell(block))
+    where = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(book, timeout=900, resources=where).execute()
 
 
 def test_ruff_finds_nothing_in_code_and_notebooks():

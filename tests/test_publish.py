@@ -1,0 +1,80 @@
+"""Outputs that are renewed, and the one address of the course."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import __main__ as main
+from helpers import publish
+from helpers.config import HOME
+from helpers.files import DataError
+
+ROOT = Path(__file__).parents[1]
+V4 = nbformat.v4
+
+
+def write(path, *code, markdown="Salt is **bright** at its [top](a.md). More."):
+    cells = [V4.new_markdown_cell(f"## Title\n\n{markdown}")]
+    nbformat.write(V4.new_notebook(cells=[*cells, *map(V4.new_code_cell, code)]), path)
+    return path
+
+
+def test_outputs_are_renewed_cleaned_and_stamped(tmp_path, monkeypatch):
+    picture = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
+    path = write(tmp_path / "05_a.ipynb", "print('\\x1b[31mred')", picture)
+    monkeypatch.setattr(main, "NOTEBOOKS", [path])
+    monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path / "out"))
+    for name in ("SALT_DATA_DIR", "SALT_PROFILE"):
+        monkeypatch.setenv(name, "")
+    (tmp_path / "out").mkdir()
+    result = '{"score": 0.5, "what": "tiles", "submission": "s.csv"}'
+    (tmp_path / "out" / "result.json").write_text(result)
+    assert main.main(["--refresh"]) == 0
+    book = nbformat.read(path, as_version=4)
+    first, second = book.cells[1:]
+    assert first.outputs[0].text == "red\n" and first.execution_count == 1
+    alt = second.outputs[-1].metadata["image/png"]["alt"]
+    assert alt == "Figure. Salt is bright at its top."
+    assert book.metadata[publish.STAMP] == publish.stamp(book)
+    second.source += "\n# edited afterwards"
+    assert book.metadata[publish.STAMP] != publish.stamp(book)
+
+
+def test_refresh_wants_a_clean_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path))
+    for name in ("SALT_DATA_DIR", "SALT_PROFILE"):
+        monkeypatch.setenv(name, "")
+    (tmp_path / "runs").mkdir()
+    assert main.main(["--refresh"]) == 1
+    assert "in the way of a clean run: move it away" in capsys.readouterr().err
+
+
+def test_warning_is_not_committed(tmp_path):
+    executed = write(tmp_path / "a.ipynb", "1")
+    book = nbformat.read(executed, as_version=4)
+    book.cells[1].outputs = [V4.new_output("stream", name="stderr", text="Warning: x")]
+    nbformat.write(book, executed)
+    with pytest.raises(DataError, match="Warning: x"):
+        publish.keep_outputs(executed, executed)
+
+
+def test_address_is_the_same_everywhere_and_set_at_once(tmp_path):
+    for pattern in publish.ADDRESSED:
+        for path in ROOT.glob(pattern):
+            copy = tmp_path / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    read = {path: path.read_text() for path in tmp_path.glob("notebooks/*.ipynb")}
+    changed = publish.set_home("someone/salt", tmp_path)
+    assert set(read) < set(changed) and tmp_path / "helpers" / "config.py" in changed
+    for path, old in read.items():
+        text = path.read_text()
+        assert HOME not in text
+        assert "https://github.com/someone/salt" in text  # the set-up cell
+        assert "research.google.com/github/someone/salt/blob" in text  # the badge
+        before, after = (nbformat.reads(part, as_version=4) for part in (old, text))
+        assert publish.stamp(before) == publish.stamp(after, "someone/salt")
+    with pytest.raises(ValueError, match="is OWNER/NAME"):
+        publish.set_home("https://github.com/someone/salt", tmp_path)

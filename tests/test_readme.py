@@ -1,0 +1,70 @@
+"""What the README promises: its blocks run, its files and names are there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import encoders, losses, measure
+from helpers.unet import build_unet
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """The tables that the README adds to, put back afterwards."""
+    for module, names in {
+        encoders: ("APPLICATIONS", "TAPS", "STRIDES"),
+        losses: ("LOSSES",),
+    }.items():
+        for name in names:
+            copy = dict(getattr(module, name))
+            monkeypatch.setattr(module, name, copy)
+    monkeypatch.setattr(encoders, "ENCODERS", encoders.STRIDES.keys())
+
+
+def test_encoder_and_loss_are_added_as_it_says(tables):
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(block.strip().splitlines()) <= 14
+    exec(block, {})
+    encoder = encoders.build_encoder("densenet121", (64, 64, 1))
+    assert [64 // x.shape[1] for x in encoder.outputs] == [2, 4, 8, 16, 32]
+    assert measure.multiply_adds(encoder) > 0
+    model = build_unet("densenet121", (64, 64, 1))
+    loss = losses.get("bce+lovasz")
+    model.compile("sgd", loss)
+    rng = np.random.default_rng(0)
+    tiles = rng.random((2, 64, 64, 1), np.float32)
+    before = model.get_layer("logits").get_weights()[0]
+    value = model.train_on_batch(tiles, (tiles > 0.5).astype("float32"))
+    assert np.isfinite(value)
+    assert np.abs(model.get_layer("logits").get_weights()[0] - before).max() > 0
+
+
+def test_files_and_modules_that_it_names_are_there():
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+    named = re.findall(r"`((?:helpers|tests|notebooks)/[\w./]+)`", TEXT)
+    assert named
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_map_of_the_house_is_complete():
+    section = TEXT.split("## Map of `helpers/`")[1].split("\n## ")[0]
+    told = set(re.findall(r"`(\w+)`", section))
+    modules = {path.stem for path in (ROOT / "helpers").glob("[a-z]*.py")}
+    assert modules <= told, modules - told
+
+
+def test_every_command_of_it_is_understood(capsys):
+    from helpers import __main__ as main
+
+    commands = re.findall(r"-m helpers ?([^`\n#|&]*)", TEXT)
+    assert len(commands) > 4
+    for command in commands:
+        words = command.replace("OWNER/NAME", "a/b").replace("…", "").split()
+        main._parser().parse_args(words)
