@@ -324,8 +324,9 @@ def _examine(held_out: Tiles, checkpoints: Checkpoints, config: dict[str, Any]) 
     """Predict the fold that was left out, and close the run."""
     run = Run(checkpoints.run)
     once = {**config["system"], "flips": False}
-    plain = run.predict_as(once, held_out.images)
-    mirrored = run.predict_as(once, held_out.images[:, :, ::-1])[:, :, ::-1]
+    images = np.concatenate([held_out.images, held_out.images[:, :, ::-1]])
+    plain, mirrored = np.split(run.predict_as(once, images), 2)
+    mirrored = mirrored[:, :, ::-1]
     with write_beside(run.folder / "validation.npz") as beside:
         np.savez_compressed(
             beside,

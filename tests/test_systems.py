@@ -121,6 +121,8 @@ def whole_way(system, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, "seresnext50", (1, 1, 1, 1))
         patch.setitem(resnet.BLOCKS, "seresnext101", (1, 1, 2, 1))
+        everywhere = "float32", "the same on every machine"
+        patch.setattr(training, "choose_precision", lambda: everywhere)
         tiles = labelled()
         settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
         budget = config.Budget(4, size=32, tiles=16, batch_size=4)
