@@ -222,7 +222,8 @@ class Choice:
         """Keep it in the output folder; returns the path."""
         path = settings.output_dir / CHOICE
         with write_beside(path) as beside:
-            beside.write_text(json.dumps(asdict(self), indent=1))
+            kept = {"data": settings.kind, **asdict(self)}
+            beside.write_text(json.dumps(kept, indent=1))
         return path
 
     @classmethod
@@ -233,7 +234,8 @@ class Choice:
             settings: `config.Settings`.
 
         Returns:
-            `Choice`, or `None` if nothing is kept.
+            `Choice`, or `None` if nothing is kept for these data. What is used, or
+            not, is printed, with the way to undo it.
 
         Raises:
             DataError: for a file that is no choice.
@@ -246,11 +248,17 @@ class Choice:
             weights = tuple((str(name), float(w)) for name, w in kept["weights"])
             if not weights or min(weight for _, weight in weights) <= 0:
                 raise ValueError("weights are positive")
-            return cls(weights, bool(kept["flips"]), Rule(**kept["rule"]))
+            choice = cls(weights, bool(kept["flips"]), Rule(**kept["rule"]))
+            data = kept["data"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: not a choice ({error}): delete it, or keep one again"
             ) from error
+        if data != settings.kind:
+            print(f"{path.name}: kept for {data} tiles, not used for these")
+            return None
+        print(f"{path.name}: what you chose in the panel is used; delete it to undo")
+        return choice
 
     def members(self, settings: Settings) -> dict[Run, float]:
         """{`runs.Run`: weight} of the runs that are there, see `runs.folds_of`."""

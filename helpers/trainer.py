@@ -114,7 +114,9 @@ class Trainer:
             name: 0.1 for name in ("gate", "deep") if name in parts
         }
         stage = recipe.Stage(self.loss.value, self.epochs.value, **further)
-        name = "-".join(["my", self.encoder.value, *parts, self.loss.value])
+        cost = f"{self.size.value}px-{self.epochs.value}x{self.tiles.value}"
+        made_of = [self.encoder.value, *parts, self.loss.value, self.weights.value]
+        name = "-".join(["my", *made_of, cost]).replace("-none-", "-")
         row = replace(
             systems.get(systems.DEFAULT),
             name=name,
@@ -128,6 +130,8 @@ class Trainer:
     def draw(self, _: Any = None) -> None:
         """Say what the system would cost."""
         try:
+            if self.encoder.value == "scratch" and self.weights.value != "none":
+                raise ValueError("the scratch encoder has no weights to borrow")
             parameters, _ = training.size_up(self.system)
             seconds = training.expected(self.system, self.panel.tiles)
         except ValueError as error:
@@ -136,7 +140,8 @@ class Trainer:
         self.start.disabled = self.job is not None
         self.told.value = (
             f"<b>{self.system.name}</b>: {parameters / 1e6:.2f} million weights, "
-            f"about {duration(seconds)} on this machine"
+            f"about {duration(seconds)} on this machine. Fold 0, augmentation and "
+            "flips of our default, whatever the systems beside it were trained with."
         )
 
     def _start(self, _: Any) -> None:

@@ -180,7 +180,7 @@ def test_user_compares_looks_chooses_and_trains(lab, page):
     epochs.press("Enter")
     panel.get_by_role("button", name="train", exact=True).click()
     shoot(panel, "4-training")
-    panel.get_by_text(re.compile(r"my-scratch-bce/fold-0: score")).wait_for(
+    panel.get_by_text(re.compile(r"my-scratch-bce.*/fold-0: score")).wait_for(
         timeout=4 * MINUTE
     )
     shoot(panel, "5-trained")

@@ -162,7 +162,7 @@ def test_groups_of_tiles(comparison):
     assert int(low) <= means[0] <= int(high) and (np.diff(means) > 0).all()
 
 
-def test_choice_is_kept_and_read(tmp_path, tiles):
+def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
     runs_dir = tmp_path / "runs"
     made = pretend(runs_dir, tiles, ("sharp", "soft"), folds=(0, 1))
     settings = SimpleNamespace(output_dir=tmp_path, runs_dir=runs_dir, kind="synthetic")
@@ -170,6 +170,11 @@ def test_choice_is_kept_and_read(tmp_path, tiles):
     choice = Choice((("sharp", 1.0), ("soft", 0.5)), False, Rule(0.4, 50, 30))
     path = choice.save(settings)
     assert path.name == CHOICE and Choice.load(settings) == choice
+    assert "delete it to undo" in capsys.readouterr().out
+    settings.kind = "competition"
+    assert Choice.load(settings) is None
+    assert "kept for synthetic tiles, not used" in capsys.readouterr().out
+    settings.kind = "synthetic"
     found = {run.name: weight for run, weight in choice.members(settings).items()}
     third, sixth = pytest.approx(1 / 3), pytest.approx(1 / 6)
     expected = dict(zip([r.name for r in made], [third] * 2 + [sixth] * 2, strict=True))

@@ -159,6 +159,7 @@ def test_choice_is_kept_for_the_submission(panel, made):
     panel.component.value = 20
     mixer.button.click()
     kept = json.loads((made[0] / CHOICE).read_text())
+    assert kept["data"] == "synthetic"
     assert kept["weights"] == [["sharp", 0.5], ["soft", 1.0], ["wild", 1.0]]
     choice = Choice.load(panel.settings)
     assert choice == mixer.choice and choice.rule == Rule(0.5, 0, 20)

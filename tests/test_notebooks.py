@@ -3,18 +3,22 @@
 That they run is tested by nbval, which collects them beside these tests.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from helpers import publish
+from helpers.comparison import Choice
+from helpers.inference import Rule
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -126,8 +130,11 @@ def test_lone_notebook_fetches_the_course_as_in_colab(path, tmp_path, monkeypatc
 def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
     """All `python` blocks of the folded solutions, after the notebook, in order.
 
-    Blocks marked `py` are for reading only: they show somebody's fault.
+    Blocks marked `py` are for reading only: they show somebody's fault. Notebook 05
+    finds what somebody has chosen in the panel, and must submit with it.
     """
+    chosen = Choice((("salt-net", 1.0),), flips=False, rule=Rule(0.4, 30, 20))
+    chosen.save(SimpleNamespace(output_dir=tmp_path, kind="synthetic"))
     monkeypatch.setenv("SALT_PROFILE", "smoke")
     monkeypatch.setenv("SALT_DATA_DIR", "synthetic")
     monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path))
@@ -140,6 +147,11 @@ def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
             book.cells.append(nbformat.v4.new_code_cell(block))
     where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(book, timeout=900, resources=where).execute()
+    if path.stem == "05_submission":
+        result = json.loads((tmp_path / "result.json").read_text())
+        rule = Rule(result["threshold"], result["smallest"], result["component"])
+        assert rule == chosen.rule and result["voters"] == ["salt-net/fold-0"]
+        assert (tmp_path / "submission.csv").is_file()
 
 
 def test_ruff_finds_nothing_in_code_and_notebooks():

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from helpers import __main__ as main
-from helpers import publish
+from helpers import data, publish
 from helpers.config import HOME
 from helpers.files import DataError
 
@@ -25,6 +25,7 @@ def test_outputs_are_renewed_cleaned_and_stamped(tmp_path, monkeypatch):
     picture = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
     path = write(tmp_path / "05_a.ipynb", "print('\\x1b[31mred')", picture)
     monkeypatch.setattr(main, "NOTEBOOKS", [path])
+    monkeypatch.setattr(data, "open_data", lambda settings: None)  # 1,500 tiles
     monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path / "out"))
     for name in ("SALT_DATA_DIR", "SALT_PROFILE"):
         monkeypatch.setenv(name, "")
