@@ -66,5 +66,5 @@ def test_every_command_of_it_is_understood(capsys):
     commands = re.findall(r"-m helpers ?([^`\n#|&]*)", TEXT)
     assert len(commands) > 4
     for command in commands:
-        words = command.replace("OWNER/NAME", "a/b").replace("…", "").split()
+        words = command.replace("OWNER/NAME", "a/b").split()
         main._parser().parse_args(words)
