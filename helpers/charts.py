@@ -7,6 +7,7 @@ know it by; text is 9 points and more.
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from helpers.inference import THRESHOLDS, Rule
 from helpers.plotting import GUESS, LINES, TRUTH
 
 MARKERS, HATCHES = "os^Dv<>P*X", ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
-SMALL = 9  # points
+SMALL, CUT = 9, 22  # points; letters of a system's name, where space is short
 DOTS = 80  # an inch
 PLAIN: dict[str, Any] = {"dpi": DOTS, "layout": "none"}  # of a figure
+MEAN: dict[str, Any] = {"color": "black", "lw": 2.5, "label": "mean, as weighted"}
 
 Draw = Callable[[Axes, Comparison, Rule], None]  # what draws one panel
 
@@ -66,9 +68,30 @@ def compare(
     return figure
 
 
-def what_if(comparison: Comparison, rule: Rule) -> Figure:
-    """What another threshold, or another smallest component, would change."""
-    return _figure((_thresholds, _components), comparison, rule, (1, 2), (14, 2.9))
+def what_if(
+    comparison: Comparison, rule: Rule, mean: Prediction | None = None
+) -> Figure:
+    """What another threshold, or another smallest component, would change.
+
+    Args:
+        comparison: `comparison.Comparison`.
+        rule: `inference.Rule`, of which one number at a time is exchanged.
+        mean: what systems say together, drawn as one more line.
+
+    Returns:
+        The figure.
+    """
+    panels = (
+        _scan("threshold", THRESHOLDS, mean, "Which threshold?", "threshold"),
+        _scan(
+            "component",
+            range(0, 301, 50),
+            mean,
+            "Drop small specks?",
+            "smallest component that is kept, pixels",
+        ),
+    )
+    return _figure(panels, comparison, rule, (1, 2), (14, 2.9))
 
 
 def _figure(
@@ -116,16 +139,18 @@ def _looks(comparison: Comparison) -> Iterator[tuple[int, str, Prediction, dict]
 
 def _curves(column: str, title: str) -> Draw:
     def draw(axis: Axes, comparison: Comparison, _: Rule) -> None:
+        longest = 1
         for _, name, _, look in _looks(comparison):
             for run in comparison.runs[name]:
                 table = run.history()
                 epochs = table["epoch"] + 1
+                longest = max(longest, len(epochs))
                 axis.plot(epochs, table[f"val_{column}"], **look)
                 seen = {**look, "marker": "", "label": None, "alpha": 0.7}
                 axis.plot(epochs, table[column], "--", **seen)
                 look = {**look, "label": None}
         axis.set(title=title, xlabel="epoch (dashed: tiles trained on)")
-        axis.set_xlim(left=0.5)
+        axis.set_xlim(0.5, longest + 0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return draw
@@ -174,23 +199,26 @@ def _calibration(axis: Axes, comparison: Comparison, _: Rule) -> None:
     axis.set(ylabel="share that is salt", xlim=(0, 1), ylim=(0, 1))
 
 
-def _thresholds(axis: Axes, comparison: Comparison, rule: Rule) -> None:
-    for _, _, prediction, look in _looks(comparison):
-        rules = [Rule(t, rule.smallest, rule.component) for t in THRESHOLDS]
-        means = [prediction.scores(one).mean() for one in rules]
-        axis.plot(THRESHOLDS, means, **look)
-    axis.axvline(rule.threshold, color="#888888", ls=":", zorder=0)
-    axis.set(title="Which threshold? Score of all tiles", xlabel="threshold")
+def _scan(
+    field: str,
+    values: Sequence[Any],
+    mean: Prediction | None,
+    question: str,
+    xlabel: str,
+) -> Draw:
+    """Score against one number of the rule; the dotted line is where it stands."""
 
+    def draw(axis: Axes, comparison: Comparison, rule: Rule) -> None:
+        rules = [replace(rule, **{field: value}) for value in values]
+        lines = [(prediction, look) for _, _, prediction, look in _looks(comparison)]
+        if mean:
+            lines.append((mean, MEAN))
+        for prediction, look in lines:
+            axis.plot(values, [prediction.scores(one).mean() for one in rules], **look)
+        axis.axvline(getattr(rule, field), color="#888888", ls=":", zorder=0)
+        axis.set(title=f"{question} Score of all tiles", xlabel=xlabel)
 
-def _components(axis: Axes, comparison: Comparison, rule: Rule) -> None:
-    sizes = range(0, 301, 50)
-    for _, _, prediction, look in _looks(comparison):
-        rules = [Rule(rule.threshold, rule.smallest, size) for size in sizes]
-        means = [prediction.scores(one).mean() for one in rules]
-        axis.plot(sizes, means, **look)
-    axis.set(title="Drop small specks? Score of all tiles")
-    axis.set(xlabel="smallest component that is kept, pixels")
+    return draw
 
 
 def _costs(axis: Axes, comparison: Comparison, rule: Rule) -> None:
@@ -202,7 +230,7 @@ def _costs(axis: Axes, comparison: Comparison, rule: Rule) -> None:
         config = comparison.runs[name][0].config
         rows.append(
             (
-                name[:18],
+                name[:CUT],
                 f"{prediction.scores(rule).mean():.3f}",
                 f"{config['parameters'] / 1e6:.2f}",
                 f"{1000 * config['seconds_per_tile']:.1f}",
@@ -300,7 +328,7 @@ class TilePicture:
             above.imshow(said, vmin=0, vmax=255, cmap="cividis")
             plotting.difference(below, truth, guess)
             plotting.outline(below, guess, GUESS)
-            above.set_title(name[:22], fontsize=SMALL)
+            above.set_title(name[:CUT], fontsize=SMALL)
             score = prediction.scores(rule)[one][0]
             below.set_title(f"score {score:.1f}, {guess.mean():.0%}", fontsize=SMALL)
         row, column, size = view or (0, 0, len(truth))

@@ -64,7 +64,8 @@ class Panel:
         self.threshold = _slider("threshold", 0.5, 0.05, 0.95, 0.01)
         self.component = _slider("smallest component", 0, 0, 300, 10)
         self.scores, self.message = widgets.HTML(), widgets.HTML()
-        self.parts = (Systems(self), Browser(self), Mixer(self), Trainer(self))
+        self.mixer = Mixer(self)
+        self.parts = (Systems(self), Browser(self), self.mixer, Trainer(self))
         self.tabs = widgets.Tab([part.box for part in self.parts])
         for number, title in enumerate(part.title for part in self.parts):
             self.tabs.set_title(number, title)
@@ -81,8 +82,7 @@ class Panel:
     @property
     def rule(self) -> Rule:
         """The rule that the controls say; the empty rule's are in the third tab."""
-        mixer = self.parts[2]
-        smallest = mixer.smallest.value if mixer.empty.value else 0
+        smallest = self.mixer.smallest.value if self.mixer.empty.value else 0
         return Rule(round(self.threshold.value, 2), smallest, self.component.value)
 
     def add(self, run: Run) -> None:
@@ -229,10 +229,10 @@ class Browser:
 class Mixer:
     """Third tab: the systems vote together, with these weights and rules."""
 
-    title = "What if"
+    title, stale = "What if", True
 
     def __init__(self, panel: Panel) -> None:
-        self.panel, self.stale = panel, True
+        self.panel, self.picture = panel, picture()
         self.mixed: tuple = None, None
         self.weights = widgets.VBox()
         self.flips = widgets.Checkbox(
@@ -245,13 +245,18 @@ class Mixer:
         self.button = widgets.Button(
             description="keep for notebook 05", layout={"width": "180px"}
         )
+        self.ask = widgets.Button(
+            description="draw other thresholds", layout={"width": "180px"}
+        )
         self.score, self.kept = widgets.HTML(), widgets.HTML()
         rules = widgets.HBox([self.empty, self.smallest])
-        rest = [self.flips, rules, self.score, self.button, self.kept]
+        buttons = widgets.HBox([self.ask, self.button, self.kept])
+        rest = [self.flips, rules, self.score, buttons, self.picture]
         self.box = widgets.VBox([self.weights, *rest])
         self.flips.observe(self.draw, "value")
         for control in (self.empty, self.smallest):
             control.observe(panel._rescore, "value")
+        self.ask.on_click(self._scan)
         self.button.on_click(self._keep)
 
     def renew(self) -> None:
@@ -272,7 +277,7 @@ class Mixer:
     def draw(self, _: Any = None) -> None:
         """Score the mean of the systems."""
         choice, comparison = self.choice, self.panel.comparison
-        self.kept.value = ""
+        self.kept.value, self.picture.layout.display = "", "none"
         if not choice.weights:
             self.score.value = "give some system a weight"
             return
@@ -287,6 +292,14 @@ class Mixer:
             f"{high:.3f}), threshold {choice.rule.threshold:g}. What is chosen by "
             "looking at these tiles does a little worse on others."
         )
+
+    def _scan(self, _: Any) -> None:
+        """Draw scores against thresholds and components: a second or two."""
+        panel, mean = self.panel, self.mixed[1] if self.choice.weights else None
+        self.ask.disabled = True
+        figure = charts.what_if(panel.comparison, panel.rule, mean)
+        self.picture.value = charts.png(figure)
+        self.picture.layout.display, self.ask.disabled = "", False
 
     def _keep(self, _: Any) -> None:
         if not self.choice.weights:

@@ -45,10 +45,10 @@ EVERY = 1.0  # seconds between two looks at a training
 class Trainer:
     """Menus for encoder, decoder parts, loss and budget; and two buttons."""
 
-    title = "Train"
+    title, stale = "Train", True
 
     def __init__(self, panel: "Panel") -> None:
-        self.panel, self.stale = panel, True
+        self.panel = panel
         self.job: Job | None = None
         self.encoder = widgets.Dropdown(
             options=list(encoders.ENCODERS), description="encoder"

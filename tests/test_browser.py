@@ -169,6 +169,8 @@ def test_user_compares_looks_chooses_and_trains(lab, page):
     panel.get_by_role("tab", name="What if").click()
     score = panel.get_by_text(re.compile(r"^score \d")).first
     score.wait_for()
+    panel.get_by_role("button", name="draw other thresholds").click()
+    panel.locator("img:visible").first.wait_for()
     panel.get_by_role("button", name="keep for notebook 05").click()
     panel.get_by_text("kept in choice.json").wait_for()
     shoot(panel, "3-what-if")

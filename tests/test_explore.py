@@ -152,6 +152,18 @@ def test_mean_is_made_once_for_its_weights(panel, monkeypatch):
     panel.threshold.value = 0.44  # another rule, the same mean
 
 
+def test_other_thresholds_are_drawn_when_asked_for(panel):
+    mixer = show(panel, "What if")
+    assert mixer.picture.layout.display == "none"
+    mixer.ask.click()
+    first = mixer.picture.value
+    assert bytes(first).startswith(b"\x89PNG") and not mixer.picture.layout.display
+    panel.threshold.value = 0.6  # the picture is of another rule
+    assert mixer.picture.layout.display == "none"
+    mixer.ask.click()
+    assert mixer.picture.value != first and not mixer.ask.disabled
+
+
 def test_choice_is_kept_for_the_submission(panel, made):
     mixer = show(panel, "What if")
     mixer.sliders["sharp"].value, mixer.sliders["rough"].value = 0.5, 0.0
