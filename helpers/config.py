@@ -24,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = "salt-course/salt-segmentation"  # on GitHub; see `python -m helpers --home`
 SYNTHETIC = "synthetic"
 TILE = 101  # pixels along each side of a native tile
+GPU_HINTS = {  # by the variable that tells where we are
+    "COLAB_RELEASE_TAG": " (Runtime > Change runtime type > T4 GPU brings one)",
+    "KAGGLE_KERNEL_RUN_TYPE": " (Settings > Accelerator brings one)",
+}
 KAGGLE_FOLDERS = (
     Path("/kaggle/input/tgs-salt-identification-challenge"),
     Path("/kaggle/input/competitions/tgs-salt-identification-challenge"),
@@ -185,7 +189,8 @@ def start() -> Settings:
     backend = importlib.import_module(keras.backend.backend())
     print(f"Python {platform.python_version()}, NumPy {np.__version__}")
     print(f"Keras {keras.__version__} on {backend.__name__} {backend.__version__}")
-    print(f"device:  {accelerator() or 'CPU, no accelerator'}")
+    hint = next((text for name, text in GPU_HINTS.items() if name in os.environ), "")
+    print(f"device:  {accelerator() or 'CPU, no accelerator' + hint}")
     print(settings.describe())
     return settings
 

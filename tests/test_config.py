@@ -90,8 +90,15 @@ def test_start_prints_versions_and_one_line_about_the_data(house, monkeypatch, c
     monkeypatch.delenv("SALT_PROFILE", raising=False)
     assert config.start().synthetic
     out = capsys.readouterr().out
-    assert "Keras" in out and "no accelerator" in out
+    assert "Keras" in out and "no accelerator\n" in out
     assert len([line for line in out.splitlines() if line.startswith("data:")]) == 1
+
+
+@pytest.mark.parametrize("name", config.GPU_HINTS)
+def test_start_says_where_a_gpu_is_to_be_had(house, monkeypatch, capsys, name):
+    monkeypatch.setenv(name, "1")
+    config.start()
+    assert f"no accelerator{config.GPU_HINTS[name]}\n" in capsys.readouterr().out
 
 
 def test_folder_for_copies_must_be_there(house):
