@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _set_home(options.home)
         settings = Settings.from_env()
         act = {"train": _train, "predict": _predict}.get(options.command)
-        names = _known_systems(options) if act else []
+        names = _known_systems(options, settings) if act else []
         notebooks = _numbers(options.only)
     except (DataError, ValueError) as error:
         parser.error(str(error))
@@ -111,6 +111,7 @@ def _numbers(only: str | None) -> list[Path]:
     """`"02,05"` -> the paths of those notebooks, in order; all of them for `None`."""
     known = {notebook.name[:2]: notebook for notebook in NOTEBOOKS}
     wanted = known if only is None else only.replace(" ", "").split(",")
+    wanted = [number.zfill(2) for number in wanted]
     wrong = [number for number in wanted if number not in known]
     if wrong:
         listed = ", ".join(known)
@@ -118,16 +119,17 @@ def _numbers(only: str | None) -> list[Path]:
     return [known[number] for number in sorted(set(wanted))]
 
 
-def _known_systems(options: argparse.Namespace) -> list[str]:
+def _known_systems(options: argparse.Namespace, settings: Settings) -> list[str]:
     """The names given, checked before anything is read."""
     load_keras()
     from helpers import systems
 
     if options.command == "train":
-        _check_training(options, _rows(options.system))
+        _check_training(options, _planned(options, settings))
         return [options.system]
     for name in options.systems:
-        systems.get(name)
+        if not (settings.runs_dir / name).is_dir():
+            systems.get(name)
     return options.systems
 
 
@@ -140,33 +142,44 @@ def _rows(name: str) -> list:
     return [systems.get(member) for member, _ in systems.get(name).members]
 
 
-def _check_training(options: argparse.Namespace, rows: list) -> None:
-    """Refuse what cannot be trained."""
+def _planned(options: argparse.Namespace, settings: Settings) -> list:
+    """The systems to train at the profile's budget; the full one's is as published.
+
+    A row from a file is trained as it stands there.
+    """
+    from helpers import systems
+
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs: at least 1, not {options.epochs}")
-    folds = min(row.folds for row in rows)
+    profile, planned = settings.profile, []
+    for system in _rows(options.system):
+        small = system.name != systems.DEFAULT and profile.main.epochs is not None
+        budget = profile.encoders if small else profile.main
+        if options.system.endswith(".json"):
+            budget = Budget(None, system.frame.size, system.tiles)
+        budget = replace(budget, epochs=options.epochs or budget.epochs)
+        planned.append(system.within(budget))
+    return planned
+
+
+def _check_training(options: argparse.Namespace, planned: list) -> None:
+    """Refuse what cannot be trained."""
+    folds = min(system.folds for system in planned)
     if not 0 <= options.fold < folds:
-        raise ValueError(f"--fold: {options.fold} is none of 0 to {folds - 1}")
-    if len(rows) > 1 and options.weights not in (None, "none", "imagenet"):
+        why = "" if folds == min(row.folds for row in _rows(options.system)) else (
+            " (under a budget all systems have the same folds)"
+        )  # fmt: skip
+        raise ValueError(f"--fold: {options.fold} is none of 0 to {folds - 1}{why}")
+    if len(planned) > 1 and options.weights not in (None, "none", "imagenet"):
         raise ValueError(f"--weights: one file does not fit all of {options.system}")
 
 
 def _train(names: list[str], options: argparse.Namespace, settings: Settings) -> int:
-    """Train at the profile's budget; the full profile's is the published recipe.
+    """Train a system, or each member of an ensemble."""
+    from helpers import data, training
 
-    A row from a file is trained as it stands there.
-    """
-    from helpers import data, systems, training
-
-    profile = settings.profile
     tiles = data.load_tiles(settings)
-    for system in _rows(names[0]):
-        small = system.name != systems.DEFAULT and profile.main.epochs is not None
-        budget = profile.encoders if small else profile.main
-        if names[0].endswith(".json"):
-            budget = Budget(None, system.frame.size, system.tiles)
-        budget = replace(budget, epochs=options.epochs or budget.epochs)
-        system = system.within(budget)
+    for system in _planned(options, settings):
         if options.weights is not None:
             system = system.with_weights(options.weights)
         training.estimate([system], tiles, settings, options.fold)
@@ -181,6 +194,7 @@ def _predict(names: list[str], options: argparse.Namespace, settings: Settings) 
 
     from helpers import data, inference, metrics, runs, submission
 
+    data.check_parts(settings)
     members = runs.find_members(settings, *names)
     for run, weight in members.items():
         print(f"{weight:.3f} x {run.name}, score {run.score:.4f}", flush=True)
@@ -201,7 +215,17 @@ def _predict(names: list[str], options: argparse.Namespace, settings: Settings) 
     masks = submission.empty_constant(masks, test.constant)
     path = settings.output_dir / f"submission-{'+'.join(names)}.csv"
     print(submission.write_submission(path, test.ids, masks))
+    _tell_rehearsal(settings)
     return 0
+
+
+def _tell_rehearsal(settings: Settings) -> None:
+    profile = settings.profile
+    if profile.test_tiles:
+        print(
+            f"profile {profile.name}: a rehearsal with {profile.test_tiles} test "
+            "tiles, not for Kaggle, which wants them all"
+        )
 
 
 def _set_home(home: str) -> int:
@@ -220,7 +244,7 @@ def _run_notebooks(
 
     if refresh and settings.runs_dir.exists():
         raise DataError(f"{settings.runs_dir}: in the way of a clean run: move it away")
-    data.open_data(settings)  # bad data is told now, not by the first notebook
+    data.check_parts(settings)  # bad data is told now, not after a training
     for notebook in notebooks:
         fault = run_notebook(notebook, settings.output_dir / "notebooks")
         if fault:
@@ -234,6 +258,7 @@ def _run_notebooks(
         result = json.loads((settings.output_dir / "result.json").read_text())
         print(f"validation score: {result['score']:.4f} ({result['what']})")
         print(f"submission: {result['submission']}")
+        _tell_rehearsal(settings)
     return 0
 
 
@@ -273,8 +298,11 @@ def run_notebook(notebook: Path, folder: Path) -> str:
         except (CellExecutionError, DeadKernelError) as error:
             cell = current[-1] if current else 0
             first = book.cells[cell].source.strip().split("\n")[0]
-            error = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
-            fault = f"cell {cell} (`{first}`):\n{error}"
+            told = str(error)
+            if getattr(error, "ename", "") == DataError.__name__:
+                told = getattr(error, "evalue", told)  # says it all, without traceback
+            told = re.sub(r"\x1b\[[0-9;]*m", "", told)  # without colours
+            fault = f"cell {cell} (`{first}`):\n{told}"
         finally:
             _make_still(book)
             with write_beside(folder / notebook.name) as beside:

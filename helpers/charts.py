@@ -6,7 +6,7 @@ know it by; text is 9 points and more.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from helpers.plotting import GUESS, LINES, TRUTH
 
 MARKERS, HATCHES = "os^Dv<>P*X", ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 SMALL, CUT = 9, 22  # points; letters of a system's name, where space is short
+LEGEND = 140  # letters that a row of it has room for
 DOTS = 80  # an inch
 PLAIN: dict[str, Any] = {"dpi": DOTS, "layout": "none"}  # of a figure
 MEAN: dict[str, Any] = {"color": "black", "lw": 2.5, "label": "mean, as weighted"}
@@ -47,6 +48,28 @@ def png(*figures: Figure) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(drawn)).save(buffer, "png", compress_level=3)
     return buffer.getvalue()
+
+
+def short(names: Iterable[str]) -> list[str]:
+    """Names cut to `CUT` letters: in the middle, or where that leaves them different.
+
+    Args:
+        names: of systems, each of them once.
+
+    Returns:
+        List of as many names, cut at the same letter; short ones stay as they are.
+    """
+    names = list(names)
+    best: list[str] = []
+    for head in sorted(range(CUT), key=lambda head: abs(head - CUT // 2)):
+        tail = CUT - 1 - head
+        cut = [
+            name if len(name) <= CUT else f"{name[:head]}…{name[len(name) - tail :]}"
+            for name in names
+        ]
+        if len(set(cut)) > len(set(best)):
+            best = cut
+    return best
 
 
 def compare(
@@ -115,8 +138,12 @@ def _figure(
             label.set_size(SMALL)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    if min(len(labels), 5) * max(map(len, labels)) > LEGEND:
+        labels = short(labels)
     figure.legend(
-        *axes.flat[0].get_legend_handles_labels(),
+        handles,
+        labels,
         loc="upper center",
         ncols=5,
         frameon=False,
@@ -185,7 +212,7 @@ def _confusion(axis: Axes, comparison: Comparison, rule: Rule) -> None:
         where = np.arange(2) + (number - (len(comparison.systems) - 1) / 2) * width
         look = {"color": face, "hatch": hatch, "edgecolor": "white"}
         bars = axis.bar(where, 100 * shares, width, **look)
-        if len(comparison.systems) <= 5:
+        if len(comparison.systems) <= 4:
             axis.bar_label(bars, fmt="%.0f", fontsize=SMALL)
     axis.set_xticks((0, 1), ["empty tile:\nsalt seen", "salt in tile:\ncalled empty"])
     axis.set(title="Empty or not? Wrong answers, %", ylim=(0, 108))
@@ -225,12 +252,12 @@ def _costs(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     """Score and cost of each system, written as a table."""
     axis.axis("off")
     axis.set_title("Score, and what it costs")
-    rows = []
-    for _, name, prediction, _ in _looks(comparison):
+    rows, names = [], short(comparison.systems)
+    for number, name, prediction, _ in _looks(comparison):
         config = comparison.runs[name][0].config
         rows.append(
             (
-                name[:CUT],
+                names[number],
                 f"{prediction.scores(rule).mean():.3f}",
                 f"{config['parameters'] / 1e6:.2f}",
                 f"{1000 * config['seconds_per_tile']:.1f}",
@@ -239,10 +266,12 @@ def _costs(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     table = axis.table(
         rows,
         colLabels=("system", "score", "M weights", "ms a tile"),
-        loc="upper center",
+        loc="upper right",
         cellLoc="right",
         edges="horizontal",
     )
+    for cell in table.get_celld().values():
+        cell.PAD = 0.04  # of its width, on either side; long names leave no more
     table.auto_set_font_size(False)
     table.set_fontsize(SMALL)
     table.auto_set_column_width(range(4))
@@ -319,22 +348,30 @@ class TilePicture:
         plotting.outline(self.axes[1, 0], truth, TRUTH)
         name, depth = tiles.ids[position], tiles.depths[position]
         self.axes[0, 0].set_title(f"{name}\n{depth} ft", fontsize=SMALL)
-        self.axes[1, 0].set_title(f"truth: {truth.mean():.0%} salt", fontsize=SMALL)
+        self.axes[1, 0].set_title(f"truth: {_salt(truth)}", fontsize=SMALL)
         one = slice(position, position + 1)
-        columns = zip(self.axes.T[1:], systems.items(), strict=True)
-        for (above, below), (name, prediction) in columns:
+        columns = zip(self.axes.T[1:], short(systems), systems.values(), strict=True)
+        for (above, below), name, prediction in columns:
             said = prediction.probabilities[position]
             guess = rule(said[None])[0]
             above.imshow(said, vmin=0, vmax=255, cmap="cividis")
             plotting.difference(below, truth, guess)
             plotting.outline(below, guess, GUESS)
-            above.set_title(name[:CUT], fontsize=SMALL)
+            above.set_title(name, fontsize=SMALL)
             score = prediction.scores(rule)[one][0]
-            below.set_title(f"score {score:.1f}, {guess.mean():.0%}", fontsize=SMALL)
+            below.set_title(f"score {score:.1f}, {_salt(guess)}", fontsize=SMALL)
         row, column, size = view or (0, 0, len(truth))
         self.axes[0, 0].set_xlim(column - 0.5, column + size - 0.5)
         self.axes[0, 0].set_ylim(row + size - 0.5, row - 0.5)
         return self.figure
+
+
+def _salt(mask: np.ndarray) -> str:
+    """How much salt a mask says, in words."""
+    if not mask.any():
+        return "empty"
+    share = 100 * mask.mean()
+    return f"{share:.0f} % salt" if share >= 1 else "<1 % salt"
 
 
 def everything(comparison: Comparison, rule: Rule | None = None) -> bytes:

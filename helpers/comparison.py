@@ -218,11 +218,20 @@ class Choice:
     flips: bool
     rule: Rule
 
+    def __str__(self) -> str:
+        mix = " + ".join(f"{weight:g} x {name}" for name, weight in self.weights)
+        rule = self.rule
+        return (
+            f"{mix}, threshold {rule.threshold:g}, component {rule.component}, "
+            f"smallest mask {rule.smallest}, flips {'on' if self.flips else 'off'}"
+        )
+
     def save(self, settings: Settings) -> Path:
         """Keep it in the output folder; returns the path."""
         path = settings.output_dir / CHOICE
         with write_beside(path) as beside:
-            kept = {"data": settings.kind, **asdict(self)}
+            made_for = {"data": settings.kind, "profile": settings.profile.name}
+            kept = {**made_for, **asdict(self)}
             beside.write_text(json.dumps(kept, indent=1))
         return path
 
@@ -234,31 +243,45 @@ class Choice:
             settings: `config.Settings`.
 
         Returns:
-            `Choice`, or `None` if nothing is kept for these data. What is used, or
-            not, is printed, with the way to undo it.
+            `Choice`, or `None` if nothing is kept for these data and this profile.
+            What is used, or not, is printed, with the way to undo it.
 
         Raises:
-            DataError: for a file that is no choice.
+            DataError: for a file that is no choice, or does not say for what.
+        """
+        choice, told = cls.read(settings)
+        if told:
+            print(told)
+        return choice
+
+    @classmethod
+    def read(cls, settings: Settings) -> tuple[Self | None, str]:
+        """The same, with what would be printed: `(choice, told)`.
+
+        Raises:
+            DataError: as `load`.
         """
         path = settings.output_dir / CHOICE
         if not path.exists():
-            return None
+            return None, ""
         try:
             kept = json.loads(path.read_text())
             weights = tuple((str(name), float(w)) for name, w in kept["weights"])
             if not weights or min(weight for _, weight in weights) <= 0:
                 raise ValueError("weights are positive")
             choice = cls(weights, bool(kept["flips"]), Rule(**kept["rule"]))
-            data = kept["data"]
+            data, profile = kept["data"], kept["profile"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: not a choice ({error}): delete it, or keep one again"
             ) from error
         if data != settings.kind:
-            print(f"{path.name}: kept for {data} tiles, not used for these")
-            return None
-        print(f"{path.name}: what you chose in the panel is used; delete it to undo")
-        return choice
+            return None, f"{path.name}: kept for {data} tiles, not used for these"
+        if profile != (now := settings.profile.name):
+            told = f"{path.name}: kept under profile {profile}, not used under {now}"
+            return None, told
+        told = f"{path.name}: what you chose in the panel is used; delete it to undo"
+        return choice, told
 
     def members(self, settings: Settings) -> dict[Run, float]:
         """{`runs.Run`: weight} of the runs that are there, see `runs.folds_of`."""

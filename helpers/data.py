@@ -27,8 +27,10 @@ from sklearn.model_selection import StratifiedKFold
 from helpers import config, geology, synthetic
 from helpers.config import TILE, Settings
 from helpers.files import (
+    ADVICE,
     COMPETITION,
     DAMAGED,
+    TABLES,
     DataError,
     File,
     find_file,
@@ -178,13 +180,7 @@ def load_tiles(settings: Settings) -> Tiles:
         table = table.iloc[np.sort(rng.choice(len(table), limit, replace=False))]
     ids = table["id"].to_numpy(str)
     images, masks = _cached(settings, files, "train", ids, table["rle_mask"])
-    prefix = "train/images/"
-    stored = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}
-    if stored - known:
-        raise DataError(
-            f"{find_file(files, 'train.csv').where}: has no row for image "
-            f"{min(stored - known)}: fetch both again"
-        )
+    _all_listed(files, "train", known, "train.csv")
     return Tiles(ids, images, masks, _depths(files, ids))
 
 
@@ -204,7 +200,39 @@ def load_test_tiles(settings: Settings) -> Tiles:
     table = read_table(files, "sample_submission.csv", "rle_mask")
     ids = table["id"].to_numpy(str)[: settings.profile.test_tiles]
     images, _ = _cached(settings, files, "test", ids)
+    _all_listed(files, "test", set(table["id"]), "sample_submission.csv")
     return Tiles(ids, images, None, _depths(files, ids))
+
+
+def _all_listed(
+    files: Mapping[str, File], split: str, known: set[str], table: str
+) -> None:
+    """Whether the table was cut off: every image has its row."""
+    prefix = f"{split}/images/"
+    stored = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}
+    if stored - known:
+        raise DataError(
+            f"{find_file(files, table).where}: has no row for image "
+            f"{min(stored - known)}: fetch both again"
+        )
+
+
+def check_parts(settings: Settings) -> None:
+    """Find out now, not after hours of training, that a part of the data is missing.
+
+    Args:
+        settings: `config.Settings`.
+
+    Raises:
+        DataError: if a table, or all images of train or test, are not there.
+    """
+    files = open_data(settings)
+    parts = {name: name for name in TABLES}
+    parts |= {f"{split}/images/": f"{split}.zip" for split in ("train", "test")}
+    for part, name in parts.items():
+        flat = part.split("/", 1)[-1]  # both zips, unpacked into one folder
+        if not any(found.startswith((part, flat)) for found in files):
+            raise DataError(f"{settings.data}: there is no {name}. {ADVICE}")
 
 
 def open_data(settings: Settings) -> dict[str, File]:

@@ -8,11 +8,16 @@ that nobody can forget it.
 
 import inspect
 import re
+import sys
 from collections import Counter
+from collections.abc import Iterable
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from helpers import resnet
@@ -80,15 +85,19 @@ def build_encoder(
         features, finest first.
 
     Raises:
-        ValueError: for an unknown name, a tile of another shape, options that the
-            encoder does not have, or a weight file that does not fit; the message names
-            file and layer.
+        ValueError: for an unknown name, entries in the tables above that do not fit
+            Keras' application, a tile of another shape, options that the encoder does
+            not have, or a weight file that does not fit; the message names file and
+            layer.
         OSError: if `"imagenet"` cannot be downloaded; the message says what else to do.
     """
     stride = stride_of(name, **options)
     _check_shape(name, input_shape, stride)
     if name == "scratch" and weights is not None:
-        raise ValueError("the scratch encoder has no weights to load: weights=None")
+        raise ValueError(
+            "the scratch encoder has no weights to load: weights=None "
+            "(leave --weights away)"
+        )
     inputs = keras.Input(input_shape, name="tile")
     if name == "scratch":
         features = scratch(inputs, **options)
@@ -98,7 +107,7 @@ def build_encoder(
     else:
         build = _inception_resnet if name == "inceptionresnetv2" else _application
         backbone = build(name, inputs, weights == "imagenet", **options)
-        features = [backbone.get_layer(tap).output for tap in TAPS[name]]
+        features = _tapped(name, backbone, input_shape, stride)
     encoder = keras.Model(inputs, features, name=name)
     for layer in encoder.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -118,14 +127,17 @@ def stride_of(name: str, **options: Any) -> int:
         The last stride. Height and width of the tile must be divisible by it.
 
     Raises:
-        ValueError: for an unknown name, or options that the encoder does not have.
+        ValueError: for an unknown name, an application that lacks an entry in one of
+            the tables, or options that the encoder does not have.
 
     Example:
         >>> stride_of("seresnext50"), stride_of("seresnext50", stem=1)
         (32, 8)
     """
-    if name not in ENCODERS:
+    if name not in {*STRIDES, *APPLICATIONS, *TAPS}:
         raise ValueError(f"unknown encoder {name!r}: one of {', '.join(ENCODERS)}")
+    if name != "scratch" and name not in resnet.BLOCKS:
+        _check_entries(name)
     strides = STRIDES[name]
     known = {"stem"} if len(strides) > 1 else set()
     if name == "scratch":
@@ -139,6 +151,51 @@ def stride_of(name: str, **options: Any) -> int:
         raise ValueError(f"the stride of the {name} stem is {allowed}, not {stem}")
     depth = options.get("depth", 4) if name == "scratch" else 0
     return strides[stem] << depth
+
+
+def _check_entries(name: str) -> None:
+    """Whether an application has its entry in each table, and is one of Keras'."""
+    for table in ("APPLICATIONS", "TAPS", "STRIDES"):
+        if not globals()[table].get(name):
+            raise _fault(name, f"no entry in {table}")
+    build, known = APPLICATIONS[name], dir(keras.applications)
+    if build not in known or build.islower():  # which are modules
+        near = _near(build, [x for x in known if not x.islower()])
+        raise _fault(name, f"keras.applications has no network {build!r}{near}")
+    if len(STRIDES[name]) > 1 and name != "inceptionresnetv2":
+        raise _fault(name, f"one stem, so one entry in STRIDES: {STRIDES[name]}")
+
+
+def _tapped(
+    name: str, backbone: keras.Model, shape: tuple[int, ...], stride: int
+) -> list[Tensor]:
+    """The features at an application's taps, if they make a pyramid."""
+    found = {layer.name: layer for layer in backbone.layers}
+    for tap in TAPS[name]:
+        if tap not in found:
+            near = _near(tap, found) or "; its summary() lists the layers"
+            raise _fault(name, f"{APPLICATIONS[name]} has no layer {tap!r}{near}")
+    features = [found[tap].output for tap in TAPS[name]]
+    sizes = [tuple(feature.shape[1:3]) for feature in features]
+    if any(fine != tuple(2 * x for x in coarse) for fine, coarse in pairwise(sizes)):
+        told = ", ".join(
+            f"{tap} {size}" for tap, size in zip(TAPS[name], sizes, strict=True)
+        )
+        raise _fault(name, f"TAPS do not halve, each the one before: {told}")
+    if sizes[-1] != (shape[0] // stride, shape[1] // stride):
+        found_stride = f"{shape[0] / sizes[-1][0]:g}"
+        raise _fault(name, f"STRIDES says {stride}, TAPS end at {found_stride}")
+    return features
+
+
+def _fault(name: str, what: str) -> ValueError:
+    return ValueError(f"the encoder {name} in helpers/encoders.py: {what}")
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """What may have been meant, as the end of a message."""
+    near = get_close_matches(name, list(names))
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _check_shape(name: str, shape: tuple[int, ...], stride: int) -> None:
@@ -226,10 +283,13 @@ def conv_block(
 def _as_rgb(x: Tensor, name: str) -> Tensor:
     """What the family was trained on: three channels in its own range."""
     x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
-    if name in ("mobilenet", "inceptionresnetv2"):
-        scale, offset = 2.0, -1.0  # to [-1, 1]
-    elif name in ("vgg16", "vgg19"):  # ImageNet's mean blue, green, red
-        scale, offset = 255.0, [-103.939, -116.779, -123.68]
+    if name in APPLICATIONS:  # Keras' own, which is affine: two greys say all
+        module = getattr(keras.applications, APPLICATIONS[name]).__module__
+        black, white = (
+            sys.modules[module].preprocess_input(np.full((1, 1, 1, 3), grey, "float32"))
+            for grey in (0, 255)
+        )
+        scale, offset = (white - black).ravel().tolist(), black.ravel().tolist()
     else:  # ImageNet's mean and standard deviation: red, green, blue
         scale = [1 / 0.229, 1 / 0.224, 1 / 0.225]
         offset = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]

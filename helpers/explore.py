@@ -6,7 +6,9 @@ call shows one picture of it all.
 """
 
 import base64
-from collections.abc import Iterable
+import contextlib
+import threading
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import ipywidgets as widgets
@@ -16,18 +18,19 @@ from helpers.comparison import ORDERS, Choice, Comparison
 from helpers.config import TILE, Settings
 from helpers.data import DataError, Tiles
 from helpers.inference import Rule, interval
-from helpers.runs import Run
+from helpers.runs import Run, folds_of
 from helpers.trainer import Trainer, picture
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDE = {"description_width": "initial"}
 
 
-def compare(runs: Iterable[Run], tiles: Tiles, settings: Settings) -> "Panel":
+def compare(runs: Iterable[Run | str], tiles: Tiles, settings: Settings) -> "Panel":
     """Compare runs, look at tiles, try rules and weights, train another system.
 
     Args:
-        runs: `runs.Run`s to compare at first; folds of one system speak together.
+        runs: `runs.Run`s to compare at first, or names of systems, which stand for
+            all their finished folds; folds of one system speak together.
         tiles: the labelled `data.Tiles` that they were trained with.
         settings: `config.Settings`: where choices are kept, and trainings go.
 
@@ -35,16 +38,22 @@ def compare(runs: Iterable[Run], tiles: Tiles, settings: Settings) -> "Panel":
         `Panel`: put it last in a cell.
 
     Raises:
-        DataError: if there is no run, or no tile that all of them have left out.
+        DataError: if there is no run (of a name), or no tile that all of them have
+            left out.
     """
-    return Panel(list(runs), tiles, settings)
+    found: dict[Run, None] = {}
+    for run in runs:
+        found |= dict.fromkeys(
+            folds_of(settings, run) if isinstance(run, str) else [run]
+        )
+    return Panel(list(found), tiles, settings)
 
 
 class Panel:
     """The rule's sliders, and four tabs; only the tab that is seen is drawn.
 
     Args:
-        runs, tiles, settings: as for `compare`.
+        runs, tiles, settings: as for `compare`, without names.
 
     Attributes:
         comparison: `comparison.Comparison` of the runs that are chosen.
@@ -57,19 +66,23 @@ class Panel:
         self.chosen = widgets.SelectMultiple(
             options=[(_label(run), run) for run in runs],
             value=runs,
-            rows=min(max(len(runs), 3), 7),
+            rows=_rows(runs),
             description="runs",
             layout={"width": "340px"},
         )
         self.threshold = _slider("threshold", 0.5, 0.05, 0.95, 0.01)
         self.component = _slider("smallest component", 0, 0, 300, 10)
-        self.scores, self.message = widgets.HTML(), widgets.HTML()
+        self.message = widgets.HTML()
+        self.scores = widgets.HTML(layout={"overflow": "auto"})
         self.mixer = Mixer(self)
         self.parts = (Systems(self), Browser(self), self.mixer, Trainer(self))
         self.tabs = widgets.Tab([part.box for part in self.parts])
         for number, title in enumerate(part.title for part in self.parts):
             self.tabs.set_title(number, title)
-        rule = widgets.VBox([self.threshold, self.component, self.message])
+        rule = widgets.VBox(
+            [self.threshold, self.component, self.message],
+            layout={"flex": "0 0 auto", "width": "370px"},
+        )
         self.box = widgets.VBox(
             [widgets.HBox([self.chosen, rule, self.scores]), self.tabs]
         )
@@ -91,12 +104,16 @@ class Panel:
         chosen = [r for r in self.chosen.value if r.folder != run.folder]
         self.chosen.unobserve(self._choose, "value")
         self.chosen.options = [*others, (_label(run), run)]
+        self.chosen.rows = _rows(self.chosen.options)
         self.chosen.value = [*chosen, run]
         self.chosen.observe(self._choose, "value")
         self._choose()
 
     def _choose(self, _: Any = None) -> None:
         """Other runs: a new comparison, if one can be made of them."""
+        if not self.chosen.value:
+            self.message.value = "<b>choose at least one run</b>"
+            return
         try:
             self.comparison = Comparison(self.chosen.value, self.tiles)
         except DataError as error:
@@ -169,8 +186,10 @@ class Browser:
 
     def __init__(self, panel: Panel) -> None:
         self.panel, self.picture = panel, picture()
-        self.by = widgets.Dropdown(options=ORDERS, description="first")
-        self.position = _slider("tile", 0, 0, 1, 1)
+        self.drawing = threading.Lock()  # of one figure: messages come in threads
+        self.by = widgets.Dropdown(options=ORDERS, description="sort by")
+        self.position = _slider("tile", 1, 1, 2, 1)
+        self.count = widgets.Label()
         self.back = widgets.Button(description="previous", layout={"width": "90px"})
         self.on = widgets.Button(description="next", layout={"width": "90px"})
         self.zoom = _slider("zoom", 1.0, 1.0, 8.0, 0.5)
@@ -179,7 +198,7 @@ class Browser:
         hint = "click a slider, and the arrow keys move it"
         self.box = widgets.VBox(
             [
-                widgets.HBox([self.by, self.position, self.back, self.on]),
+                widgets.HBox([self.by, self.position, self.count, self.back, self.on]),
                 widgets.HBox([self.zoom, self.row, self.column]),
                 widgets.Label(hint),
                 self.picture,
@@ -200,9 +219,10 @@ class Browser:
         """Sort the tiles; they keep this order until another one is asked for."""
         panel = self.panel
         self.order = panel.comparison.order(self.by.value, panel.rule)
-        self.position.max = len(self.order) - 1
-        if self.position.value:
-            self.position.value = 0
+        self.position.max = len(self.order)
+        self.count.value = f"of {len(self.order)}"
+        if self.position.value > 1:
+            self.position.value = 1
         elif _ is not None:
             self.draw()
 
@@ -221,9 +241,10 @@ class Browser:
 
     def draw(self, _: Any = None) -> None:
         """Draw the tile."""
-        position = self.order[self.position.value]
-        figure = self.tile.show(position, self.panel.rule, self.view)
-        self.picture.value = charts.png(figure)
+        with self.drawing:
+            position = self.order[self.position.value - 1]
+            figure = self.tile.show(position, self.panel.rule, self.view)
+            self.picture.value = charts.png(figure)
 
 
 class Mixer:
@@ -234,6 +255,7 @@ class Mixer:
     def __init__(self, panel: Panel) -> None:
         self.panel, self.picture = panel, picture()
         self.mixed: tuple = None, None
+        self.known: dict[str, widgets.Widget] = {}
         self.weights = widgets.VBox()
         self.flips = widgets.Checkbox(
             value=True, description="average with mirrored tiles", indent=False
@@ -250,8 +272,8 @@ class Mixer:
         )
         self.score, self.kept = widgets.HTML(), widgets.HTML()
         rules = widgets.HBox([self.empty, self.smallest])
-        buttons = widgets.HBox([self.ask, self.button, self.kept])
-        rest = [self.flips, rules, self.score, buttons, self.picture]
+        buttons = widgets.HBox([self.ask, self.button])
+        rest = [self.flips, rules, self.score, buttons, self.kept, self.picture]
         self.box = widgets.VBox([self.weights, *rest])
         self.flips.observe(self.draw, "value")
         for control in (self.empty, self.smallest):
@@ -260,11 +282,14 @@ class Mixer:
         self.button.on_click(self._keep)
 
     def renew(self) -> None:
-        """A slider for every system, at 1."""
+        """A slider for every system: at first at 1, one that joins later at 0."""
         names = self.panel.comparison.systems
-        self.sliders = {name: _slider(name, 1.0, 0.0, 1.0, 0.05) for name in names}
-        for slider in self.sliders.values():
-            slider.observe(self.draw, "value")
+        weight = 0.0 if self.known else 1.0
+        for name in names:
+            if name not in self.known:
+                self.known[name] = _slider(name, weight, 0.0, 1.0, 0.05)
+                self.known[name].observe(self.draw, "value")
+        self.sliders = {name: self.known[name] for name in names}
         self.weights.children = tuple(self.sliders.values())
         self.mixed = None, None
 
@@ -277,7 +302,7 @@ class Mixer:
     def draw(self, _: Any = None) -> None:
         """Score the mean of the systems."""
         choice, comparison = self.choice, self.panel.comparison
-        self.kept.value, self.picture.layout.display = "", "none"
+        self.kept.value, self.picture.layout.display = self._at_present(), "none"
         if not choice.weights:
             self.score.value = "give some system a weight"
             return
@@ -301,6 +326,14 @@ class Mixer:
         self.picture.value = charts.png(figure)
         self.picture.layout.display, self.ask.disabled = "", False
 
+    def _at_present(self) -> str:
+        """What is kept, if it is made of the systems that are compared."""
+        with contextlib.suppress(DataError):  # notebook 05 tells what is wrong
+            choice, _ = Choice.read(self.panel.settings)
+            if choice and {name for name, _ in choice.weights} <= set(self.sliders):
+                return f"kept at present: {choice}"
+        return ""
+
     def _keep(self, _: Any) -> None:
         if not self.choice.weights:
             self.kept.value = "nothing kept: no system has a weight"
@@ -311,6 +344,10 @@ class Mixer:
 
 def _label(run: Run) -> str:
     return f"{run.name}  {run.score:.4f}"
+
+
+def _rows(runs: Sized) -> int:
+    return min(max(len(runs), 3), 7)
 
 
 def _slider(

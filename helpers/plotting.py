@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from helpers.data import Tiles
@@ -165,6 +166,7 @@ def show_curves(
         axis.set(
             xlabel="epoch", title=f"{column} (solid: validation, dashed: training)"
         )
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
@@ -183,7 +185,7 @@ def live_curves(
     handle = display(display_id=True)
 
     def show(history: pd.DataFrame) -> None:
-        figure = show_curves({"now": history}, columns)
+        figure = show_curves({"this training": history}, columns)
         handle.update(figure)
         plt.close(figure)
 

@@ -15,6 +15,8 @@ from helpers.config import HOME, ROOT
 from helpers.files import DataError, write_beside
 
 STAMP = "ran"  # in a notebook's metadata: a checksum of the cells that were run
+WORDS = "<details><summary>The figure in words</summary>"
+FIGURE = re.compile(WORDS + r"\s*(.+?)\s*</details>", re.DOTALL)
 ADDRESSED = ("README.md", "helpers/config.py", "notebooks/*.ipynb")
 
 
@@ -28,16 +30,20 @@ def stamp(book: nbformat.NotebookNode, home: str = HOME) -> str:
 def keep_outputs(executed: Path, notebook: Path) -> None:
     """Replace a notebook by its executed copy, cleaned and stamped.
 
+    What can be seen in a figure is told, for those who cannot see it, in the text
+    above its cell, folded away: `WORDS`, the words, `</details>`. Few viewers know of
+    alternative texts in notebooks; for those the words become one as well.
+
     Args:
         executed: the copy, as `__main__.run_notebook` leaves it.
         notebook: the notebook.
 
     Raises:
-        DataError: if something was written to stderr: a warning is to be mended, not
-            committed.
+        DataError: if something was written to stderr (a warning is to be mended, not
+            committed), or a figure is not described.
     """
     book = nbformat.read(executed, as_version=4)
-    above = ""
+    above = None
     for cell in book.cells:
         cell.metadata = {}
         for output in cell.get("outputs", []):
@@ -48,22 +54,19 @@ def keep_outputs(executed: Path, notebook: Path) -> None:
             if "text" in output:  # without terminal colours
                 output.text = re.sub(r"\x1b\[[0-9;]*m", "", output.text)
             if "image/png" in output.get("data", {}):
-                output.metadata = {"image/png": {"alt": f"Figure. {above}"}}
+                if not above:
+                    raise DataError(
+                        f"{notebook}: the figure of {cell.source[:60]!r} is not "
+                        f"described: add {WORDS} ... </details> to the text above it"
+                    )
+                output.metadata = {"image/png": {"alt": " ".join(above[1].split())}}
         if cell.cell_type == "markdown":
-            above = first_sentence(cell.source)
+            above = FIGURE.search(cell.source)
     spec = nbformat.read(notebook, as_version=4).metadata
     book.metadata = {**spec, STAMP: stamp(book)}
     nbformat.validate(book)
     with write_beside(notebook) as beside:
         nbformat.write(book, beside)
-
-
-def first_sentence(markdown: str) -> str:
-    """The first sentence of a text, without marks: what its figure shows, roughly."""
-    lines = [line for line in markdown.splitlines() if line[:1] not in ("#", "|", "")]
-    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(lines))
-    text = re.sub(r"[*_`$]|\s+(?=\s)", "", text)
-    return re.split(r"(?<=[.?!:])\s", text, maxsplit=1)[0][:200]
 
 
 def set_home(home: str, root: Path = ROOT) -> list[Path]:

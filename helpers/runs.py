@@ -151,8 +151,8 @@ def find_members(settings: Settings, *names: str) -> dict[Run, float]:
 
     Args:
         settings: `config.Settings`: where the runs are, and for which data.
-        names: of rows of `systems.SYSTEMS`, ensembles among them; each name counts
-            the same.
+        names: of rows of `systems.SYSTEMS`, ensembles among them, or of other systems
+            that have runs; each name counts the same.
 
     Returns:
         {`Run`: weight}. A system's weight is shared between its folds; all together
@@ -165,7 +165,8 @@ def find_members(settings: Settings, *names: str) -> dict[Run, float]:
     """
     weights: dict[Run, float] = {}
     for name in names:
-        members = systems.get(name).members
+        has_runs = (settings.runs_dir / name).is_dir()
+        members = ((name, 1.0),) if has_runs else systems.get(name).members
         total = sum(weight for _, weight in members)
         for member, weight in members:
             found = folds_of(settings, member)
@@ -192,10 +193,16 @@ def folds_of(settings: Settings, name: str) -> list[Run]:
     folder = settings.runs_dir
     there = [run for run in find_runs(folder) if run.config["data"] == settings.kind]
     found = [run for run in there if run.system == name]
+    if not found and any((folder / name).glob("fold-*/work/plan.json")):
+        raise DataError(
+            f"{folder / name}: begun, not finished: go on with the command that began "
+            "it"
+        )
     if not found:
         raise DataError(
             f"{folder}: no finished run of {name} on {settings.kind} tiles: train one "
-            f"with `python -m helpers train {name} --fold 0`"
+            f"with `python -m helpers train {name} --fold 0`, and the same --profile "
+            "and folders as here"
         )
     for run in found[1:]:
         if not run.is_like(found[0]):

@@ -199,6 +199,8 @@ _ALL = (
     ),
 )
 SYSTEMS = {system.name: system for system in _ALL}
+if len(SYSTEMS) < len(_ALL):
+    raise ValueError("helpers/systems.py: two rows have one name: rename one of them")
 DEFAULT = "salt-net"
 
 

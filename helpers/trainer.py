@@ -7,8 +7,6 @@ or the browser is closed, and a new panel finds it again.
 
 import contextlib
 import html
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import ipywidgets as widgets
 import pandas as pd
+import psutil
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from helpers import charts, encoders, losses, recipe, systems, training
 from helpers.callbacks import duration
 from helpers.config import ROOT, Budget, Settings
+from helpers.files import DataError
 from helpers.runs import Run
 
 if TYPE_CHECKING:  # which imports this module
@@ -39,6 +39,16 @@ PARTS: dict[str, Any] = {  # of a decoder, see `unet.build_unet`
     "gate": True,
     "deep": True,
 }
+HELP = (
+    "<b>residual</b>: blocks add to their input; "
+    "<b>centre</b>: one more, coarser stage; "
+    "<b>dilations</b>: convolutions with gaps, to see further; "
+    "<b>scse</b>: channels and places turned down that do not matter; "
+    "<b>hypercolumn</b>: the last layer sees coarser stages, too; "
+    "<b>gate</b>: is there salt at all, asked of the whole tile; "
+    "<b>deep</b>: coarser stages are trained to give masks, too. "
+    "Ctrl-click (on a Mac: Cmd) chooses several, or none."
+)
 EVERY = 1.0  # seconds between two looks at a training
 
 
@@ -89,7 +99,7 @@ class Trainer:
         self.box = widgets.VBox(
             [
                 widgets.HBox([widgets.VBox(menus), self.parts, widgets.VBox(budget)]),
-                *(self.told, buttons, self.state, self.picture),
+                *(widgets.HTML(HELP), self.told, buttons, self.state, self.picture),
             ]
         )
         for control in (*menus, self.parts, *budget):
@@ -140,8 +150,9 @@ class Trainer:
         self.start.disabled = self.job is not None
         self.told.value = (
             f"<b>{self.system.name}</b>: {parameters / 1e6:.2f} million weights, "
-            f"about {duration(seconds)} on this machine. Fold 0, augmentation and "
-            "flips of our default, whatever the systems beside it were trained with."
+            f"about {duration(seconds)} on this machine, and half a minute to start. "
+            "Fold 0, augmentation and flips of our default, whatever the systems "
+            "beside it were trained with."
         )
 
     def _start(self, _: Any) -> None:
@@ -165,6 +176,7 @@ class Trainer:
             seen = self._show(job, seen)
             time.sleep(EVERY)
         self._show(job, seen)
+        job.forget()
         self.job = None
         self.start.disabled, self.stop.disabled = False, True
         if job.is_finished():
@@ -219,7 +231,8 @@ class Job:
     Args:
         path: of the row's file; beside it lie its number (`.pid`) and words (`.log`).
         settings: `config.Settings`.
-        process: the process, if it was started here; otherwise the number tells.
+        process: the process, if it was started here; otherwise it is looked for by
+            its number, which an ended one may have left to somebody else's process.
     """
 
     def __init__(
@@ -258,19 +271,28 @@ class Job:
     @classmethod
     def alive(cls, settings: Settings) -> list[Self]:
         """Those that are still at work, whoever has started them: list of `Job`."""
-        files = sorted((settings.output_dir / "rows").glob("*.pid"))
-        jobs = [cls(file.with_suffix(".json"), settings) for file in files]
+        jobs = []
+        for file in sorted((settings.output_dir / "rows").glob("*.pid")):
+            with contextlib.suppress(DataError):  # of what cannot be read
+                jobs.append(cls(file.with_suffix(".json"), settings))
         return [job for job in jobs if job.is_alive()]
 
     def is_alive(self) -> bool:
         """Whether it is still at work."""
         if self.process is not None:
             return self.process.poll() is None
-        with contextlib.suppress(OSError, ValueError):
-            number = int(self.path.with_suffix(".pid").read_text())
-            os.kill(number, 0)
-            return True
-        return False
+        return not self.is_finished() and self._found() is not None
+
+    def _found(self) -> psutil.Process | None:
+        """The process that has its number, if this row is what it trains."""
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            found = psutil.Process(int(self.path.with_suffix(".pid").read_text()))
+            return found if str(self.path) in found.cmdline() else None
+        return None
+
+    def forget(self) -> None:
+        """Remove its number: it has ended."""
+        self.path.with_suffix(".pid").unlink(missing_ok=True)
 
     def is_finished(self) -> bool:
         """Whether the run is complete."""
@@ -278,8 +300,10 @@ class Job:
 
     def stop(self) -> None:
         """Ask it to stop after its current epoch."""
-        with contextlib.suppress(OSError, ValueError):
-            os.kill(int(self.path.with_suffix(".pid").read_text()), signal.SIGTERM)
+        process = self.process or self._found()
+        if process is not None:
+            with contextlib.suppress(OSError, psutil.Error):
+                process.terminate()
 
     def history(self) -> pd.DataFrame | None:
         """DataFrame, a row per epoch; `None` before the first."""

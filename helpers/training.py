@@ -89,11 +89,13 @@ def fit(
     told += tensorboard(settings.output_dir / "tensorboard" / system.name / folder.name)
     with devices.spread() as share:
         model = build_model(system, policy, settings.seed + fold)
+        checkpoints = _begin(folder, copy, plan)
+        done = len(checkpoints.state.history)
         print(
             f"{system.name}, fold {fold}: {system.epochs} epochs in {policy} ({reason})"
             + f", {share.devices} devices" * (share.devices > 1)
+            + f", going on after epoch {done}" * (done > 0)
         )
-        checkpoints = _begin(folder, copy, plan)
         rest, watched = _watched(system, rest, held_out, settings.seed + fold)
         data = _batches(system, rest, watched, model, settings.seed + fold, share)
         with devices.synchronised(model, share):

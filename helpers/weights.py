@@ -32,7 +32,10 @@ TORCH_NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-REMEDY = "delete it and fetch it again, or pass weights=None"
+RANDOM = (
+    "start from random weights (--weights none in the shell, weights=None in Python)"
+)
+AGAIN = f"delete it and fetch it again, or {RANDOM}"
 
 
 def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -> None:
@@ -53,9 +56,8 @@ def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -
             an array, has one too many, or one of another shape; the message names the
             file, the fault and the remedy. The model is unchanged then.
     """
+    _check_path(path)
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weight file: {REMEDY}")
     wanted = [layer for layer in model.layers if layer.weights]
     if path.suffix == ".safetensors":
         stored = _from_timm(path, wanted, model.name)
@@ -64,16 +66,40 @@ def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -
     for layer, (name, values) in zip(wanted, stored, strict=False):
         shapes = [tuple(weight.shape) for weight in layer.weights]
         if shapes != [value.shape for value in values]:
-            raise ValueError(
-                f"{path}: layer {name} has shapes {[v.shape for v in values]}, "
-                f"{layer.name} of {model.name} needs {shapes}: {REMEDY}"
-            )
+            fault = f"layer {name} has shapes {[v.shape for v in values]}, "
+            fault += f"{layer.name} of {model.name} needs {shapes}"
+            raise ValueError(_misfit(path, fault, model.name))
     if len(stored) < len(wanted):
-        raise ValueError(
-            f"{path}: ends before {wanted[len(stored)].name} of {model.name}: {REMEDY}"
-        )
+        fault = f"ends before {wanted[len(stored)].name} of {model.name}"
+        raise ValueError(_misfit(path, fault, model.name))
     for layer, (_, values) in zip(wanted, stored, strict=True):
         layer.set_weights(values)
+
+
+def _check_path(path: Path | str) -> None:
+    """Whether it names a file of a kind that is read."""
+    if not str(path):
+        fault = "'' names no weight file"
+    elif Path(path).is_dir():
+        fault = f"{path}: a folder, no weight file"
+    elif not Path(path).exists():
+        fault = f"{path}: no such weight file"
+    elif Path(path).suffix not in (".h5", ".safetensors"):
+        fault = (
+            f"{path}: only .h5, as Keras publishes it, and .safetensors, as timm does, "
+            "are read"
+        )
+    else:
+        return
+    raise ValueError(f"{fault}: give the path of one, or {RANDOM}")
+
+
+def _misfit(path: Path, fault: str, family: str) -> str:
+    """What is said of a file that is whole, but not what the network needs."""
+    wanted = f"Keras' file of {family} (.h5)"
+    if family in TIMM:
+        wanted = f"timm's {TIMM[family]} (.safetensors)"
+    return f"{path}: {fault}: give {wanted}, or {RANDOM}"
 
 
 def download(name: str) -> str:
@@ -125,33 +151,30 @@ def _from_keras(
     try:
         stored = _read_h5(path)
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: truncated or not HDF5 ({error}): {REMEDY}"
-        ) from error
+        raise ValueError(f"{path}: truncated or not HDF5 ({error}): {AGAIN}") from error
+    if stored is None:
+        raise ValueError(_misfit(path, "HDF5, but without Keras' layer_names", family))
     if by_order:
         filled = [(name, arrays) for name, arrays in stored.items() if arrays]
         return filled[: len(wanted)]
     names = [layer.name for layer in wanted]
     for name in names:
         if name not in stored:
-            raise ValueError(
-                f"{path}: has no layer {name}; is it a file of {family}? "
-                f"Otherwise {REMEDY}"
-            )
+            raise ValueError(_misfit(path, f"has no layer {name}", family))
     order = [name for name, arrays in stored.items() if arrays]
     before = order[: 1 + max(order.index(name) for name in names)]
     for name in before:  # a deeper sibling has all the layers that we want, and more
         if name not in names:
-            raise ValueError(
-                f"{path}: {family} has no layer {name}: another family? {REMEDY}"
-            )
+            raise ValueError(_misfit(path, f"{family} has no layer {name}", family))
     return [(name, stored[name]) for name in names]
 
 
-def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
-    """{layer name: [arrays]} of a weight file in the applications' format."""
+def _read_h5(path: Path) -> dict[str, list[np.ndarray]] | None:
+    """{layer name: [arrays]} of an application's file; None: something else."""
     with h5py.File(path, "r") as file:
         root = file.get("model_weights", file)
+        if "layer_names" not in root.attrs:
+            return None
         layers_stored = ((name, root[name]) for name in _names(root, "layer_names"))
         return {
             name: [group[weight][()] for weight in _names(group, "weight_names")]
@@ -169,11 +192,13 @@ def _from_timm(
     path: Path, wanted: list[keras.Layer], family: str
 ) -> list[tuple[str, list[np.ndarray]]]:
     """The file's `(name, arrays)` for each wanted layer, in Keras' order of axes."""
+    if family not in TIMM:
+        raise ValueError(_misfit(path, "no format of Keras' applications", family))
     try:
         stored = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path}: truncated or not safetensors ({error}): {REMEDY}"
+            f"{path}: truncated or not safetensors ({error}): {AGAIN}"
         ) from error
     arrays = []
     for layer in wanted:
@@ -181,17 +206,11 @@ def _from_timm(
         keys = [f"{name}.{TORCH_NAMES[weight.name]}" for weight in layer.weights]
         for key in keys:
             if key not in stored:
-                raise ValueError(
-                    f"{path}: has no {key}; is it timm's {TIMM.get(family, family)}? "
-                    f"Otherwise {REMEDY}"
-                )
+                raise ValueError(_misfit(path, f"has no {key}", family))
         arrays.append((name, [_to_keras(stored.pop(key)) for key in keys]))
     for key in stored:
         if not UNUSED.search(key):
-            raise ValueError(
-                f"{path}: {family} has no place for {key}; is it timm's "
-                f"{TIMM.get(family, family)}? Otherwise {REMEDY}"
-            )
+            raise ValueError(_misfit(path, f"{family} has no place for {key}", family))
     return arrays
 
 

@@ -24,10 +24,15 @@ def style():
         yield
 
 
-@pytest.fixture(scope="module", params=[1, 4], ids=["one", "four"])
-def comparison(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
     tiles = labelled(60)
-    made = pretend(tmp_path_factory.mktemp("runs"), tiles)
+    return tiles, pretend(tmp_path_factory.mktemp("runs"), tiles)
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["one", "four"])
+def comparison(request, there):
+    tiles, made = there
     return Comparison(made[: request.param], tiles)
 
 
@@ -78,7 +83,62 @@ def test_tile_picture_follows_tile_rule_and_view(comparison):
 def test_tile_without_salt_and_empty_prediction_is_drawn(comparison):
     empty = int(np.argmin(comparison.tiles.coverage))
     figure = charts.TilePicture(comparison).show(empty, Rule(smallest=10_201))
-    assert any("score 1.0, 0%" in text.get_text() for text in texts(figure))
+    said = [text.get_text() for text in texts(figure)]
+    assert "truth: empty" in said
+    assert said.count("score 1.0, empty") == len(comparison.systems)
+
+
+def test_a_little_salt_is_not_none(comparison):
+    thickest = int(np.argmax(comparison.tiles.coverage))
+    share = f"{100 * comparison.tiles.coverage[thickest]:.0f} % salt"
+    figure = charts.TilePicture(comparison).show(thickest, Rule())
+    assert f"truth: {share}" in [text.get_text() for text in texts(figure)]
+    little = np.zeros((101, 101), bool)
+    little[0, 0] = True
+    assert charts._salt(little) == "<1 % salt"
+
+
+def test_names_are_cut_where_they_stay_different():
+    assert charts.short(["salt-net", "a" * charts.CUT]) == ["salt-net", "a" * 22]
+    names = ["my-scratch-residual-bce-64px-3x32", "my-scratch-residual-bce-64px-4x32"]
+    assert charts.short(names) == ["my-scratch-…-64px-3x32", "my-scratch-…-64px-4x32"]
+    for other in (
+        "my-scratch-scse-bce-64px-3x32",
+        "my-scratch-residual-dice-64px-3x32",
+    ):
+        cut = charts.short([names[0], other])
+        assert len(set(cut)) == 2 and max(map(len, cut)) <= charts.CUT
+
+
+def test_long_names_stay_inside_the_pictures(there):
+    tiles, made = there
+    comparison = Comparison(made, tiles)
+    long = "my-scratch-residual-centre-dilations-bce-64px-{}x32"
+    for kept in ("systems", "runs"):
+        values = getattr(comparison, kept).values()
+        names = [long.format(number) for number in range(len(values))]
+        setattr(comparison, kept, dict(zip(names, values, strict=True)))
+    figure = charts.compare(comparison)
+    charts.png(figure)
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert box.x0 >= 0 and box.x1 <= whole.x1
+    (table,) = figure.axes[7].tables
+    rows = {cell.get_text().get_text() for cell in table.get_celld().values()}
+    box = table.get_window_extent()
+    assert figure.axes[6].get_window_extent().x1 < box.x0 < box.x1 <= whole.x1
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    tile = charts.TilePicture(comparison).show(0, Rule())
+    titles = {axis.get_title() for axis in tile.axes[1:5]}
+    assert labels == titles <= rows and len(titles) == 4
+
+
+def test_bars_have_numbers_while_there_is_room(there):
+    tiles, made = there
+    comparison = Comparison(made, tiles)
+    assert len(charts.compare(comparison).axes[5].texts) == 8
+    comparison.systems["fifth"] = comparison.systems["soft"]
+    comparison.runs["fifth"] = comparison.runs["soft"]
+    assert not charts.compare(comparison).axes[5].texts
 
 
 def test_everything_is_one_picture(comparison):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pretend import labelled, pretend
 
-from helpers import inference, metrics, runs
+from helpers import config, inference, metrics, runs
 from helpers.comparison import CHOICE, ORDERS, Choice, Comparison, Prediction
 from helpers.files import DataError
 from helpers.inference import Rule
@@ -165,7 +165,12 @@ def test_groups_of_tiles(comparison):
 def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
     runs_dir = tmp_path / "runs"
     made = pretend(runs_dir, tiles, ("sharp", "soft"), folds=(0, 1))
-    settings = SimpleNamespace(output_dir=tmp_path, runs_dir=runs_dir, kind="synthetic")
+    settings = SimpleNamespace(
+        output_dir=tmp_path,
+        runs_dir=runs_dir,
+        kind="synthetic",
+        profile=config.PROFILES["smoke"],
+    )
     assert Choice.load(settings) is None
     choice = Choice((("sharp", 1.0), ("soft", 0.5)), False, Rule(0.4, 50, 30))
     path = choice.save(settings)
@@ -174,7 +179,12 @@ def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
     settings.kind = "competition"
     assert Choice.load(settings) is None
     assert "kept for synthetic tiles, not used" in capsys.readouterr().out
-    settings.kind = "synthetic"
+    settings.kind, settings.profile = "synthetic", config.PROFILES["quick"]
+    assert Choice.load(settings) is None
+    told = "choice.json: kept under profile smoke, not used under quick\n"
+    assert capsys.readouterr().out == told
+    assert Choice.read(settings) == (None, told.strip())
+    assert capsys.readouterr().out == ""
     found = {run.name: weight for run, weight in choice.members(settings).items()}
     third, sixth = pytest.approx(1 / 3), pytest.approx(1 / 6)
     expected = dict(zip([r.name for r in made], [third] * 2 + [sixth] * 2, strict=True))
@@ -183,7 +193,13 @@ def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"weights": [["a", -1]], "flips": true, "rule": {}}', '{"flips": 1}'],
+    [
+        "{",
+        "[]",
+        '{"weights": [["a", -1]], "flips": true, "rule": {}}',
+        '{"flips": 1}',
+        '{"data": "synthetic", "weights": [["a", 1]], "flips": true, "rule": {}}',
+    ],
 )
 def test_file_that_is_no_choice_is_named(tmp_path, text):
     (tmp_path / CHOICE).write_text(text)

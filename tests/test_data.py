@@ -610,6 +610,29 @@ def test_image_without_a_row_is_named(tmp_path):
         data.load_tiles(settings_for(write(tmp_path / "tgs", files)))
 
 
+def test_cut_list_of_test_tiles_is_noticed(tmp_path):
+    files = unpacked()
+    rows = files["sample_submission.csv"].splitlines(keepends=True)
+    files["sample_submission.csv"] = b"".join(rows[:-1])
+    message = rf"sample_submission\.csv: has no row for image {TEST[-1]}"
+    with pytest.raises(DataError, match=message):
+        data.load_test_tiles(settings_for(write(tmp_path / "tgs", files)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_complete_data_pass_the_check(tmp_path, layout):
+    data.check_parts(settings_for(write(tmp_path / "tgs", LAYOUTS[layout]())))
+
+
+@pytest.mark.parametrize("part", inner_zips())
+def test_missing_part_is_named_at_once(tmp_path, part):
+    there = inner_zips()
+    del there[part]
+    folder = write(tmp_path / "tgs", there)
+    with pytest.raises(DataError, match=rf"{folder}: there is no {part}\. SALT_DATA"):
+        data.check_parts(settings_for(folder))
+
+
 def test_table_without_rows_is_named(tmp_path):
     files = unpacked() | {"train.csv": b"id,rle_mask\n"}
     with pytest.raises(DataError, match=r"train\.csv: has no rows"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras.ops import convert_to_numpy as to_numpy
 
-from helpers import machine
+from helpers import encoders, machine
 from helpers.encoders import APPLICATIONS, ENCODERS, STRIDES, build_encoder, stride_of
 
 FAMILIES = {
@@ -60,6 +60,74 @@ def test_preprocessing_is_that_of_the_family(name):
     else:  # what timm's configurations say
         expected = (rgb - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     np.testing.assert_allclose(to_numpy(inside), expected, atol=1e-3)
+
+
+ADDED = {
+    "ResNet50": (keras.applications.resnet, "conv5_block3_out"),
+    "ResNet50V2": (keras.applications.resnet_v2, "post_relu"),
+    "MobileNetV2": (keras.applications.mobilenet_v2, "out_relu"),
+    "EfficientNetB0": (keras.applications.efficientnet, "top_activation"),
+    "DenseNet121": (keras.applications.densenet, "relu"),
+}
+
+
+def add(monkeypatch, build="MobileNet", taps=(), strides=()):
+    """An encoder more, "added", in the tables that get an entry."""
+    tables = {"APPLICATIONS": build, "TAPS": taps, "STRIDES": strides}
+    for table, entry in tables.items():
+        if entry:
+            monkeypatch.setitem(getattr(encoders, table), "added", entry)
+
+
+@pytest.mark.parametrize("build", ADDED)
+def test_preprocessing_of_an_added_family_is_its_own(monkeypatch, build):
+    family, last = ADDED[build]
+    add(monkeypatch, build, [last], {2: 32})
+    encoder = build_encoder("added", (32, 32, 1))
+    grey = np.random.default_rng(0).random((1, 32, 32, 1), np.float32)
+    inside = keras.Model(encoder.input, encoder.get_layer("preprocess").output)(grey)
+    expected = family.preprocess_input(255 * np.repeat(grey, 3, axis=-1))
+    np.testing.assert_allclose(to_numpy(inside), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            ("DenseNet122", ["relu"], {2: 32}),
+            "no network 'DenseNet122'; .* DenseNet121",
+        ),
+        (("densenet", ["relu"], {2: 32}), "no network 'densenet'; .*DenseNet"),
+        ((None, ["relu"], {2: 32}), "no entry in APPLICATIONS"),
+        (("MobileNet", (), {2: 32}), "no entry in TAPS"),
+        (("MobileNet", ["conv_pw_1_relu"]), "no entry in STRIDES"),
+        (("MobileNet", ["conv_pw_1_relu"], {2: 2, 1: 1}), "so one entry in STRIDES"),
+        (
+            ("MobileNet", ["conv_pw1_relu"], {2: 2}),
+            "MobileNet has no layer 'conv_pw1_relu'; did you .*conv_pw_1_relu",
+        ),
+        (("MobileNet", ["x"], {2: 2}), r"no layer 'x'; its summary\(\) lists"),
+        (
+            ("MobileNet", ["conv_pw_1_relu", "conv_pw_5_relu"], {2: 8}),
+            r"not halve.* conv_pw_1_relu \(32, 64\), conv_pw_5_relu \(8, 16\)",
+        ),
+        (("MobileNet", ["conv_pw_3_relu", "conv_pw_1_relu"], {2: 2}), "not halve"),
+        (
+            ("MobileNet", ["conv_pw_1_relu", "conv_pw_3_relu"], {2: 32}),
+            "STRIDES says 32, TAPS end at 4",
+        ),
+        (
+            ("Xception", ["block1_conv2_act", "block3_sepconv1_act"], {2: 4}),
+            "not halve.*29",  # its convolutions lose the border
+        ),
+    ],
+)
+def test_wrong_entries_are_named(monkeypatch, entries, message):
+    add(monkeypatch, *entries)
+    where = r"the encoder added in helpers/encoders\.py: .*"
+    with pytest.raises(ValueError, match=where + message) as caught:
+        build_encoder("added", (64, 128, 1))
+    assert len(str(caught.value)) < 250  # a few names, not all layers
 
 
 @pytest.mark.parametrize(
@@ -131,7 +199,11 @@ def test_encoder_can_be_saved_and_loaded(tmp_path):
         ("seresnext50", {"stem": 4}, "stem is 1 or 2, not 4"),
         ("scratch", {"stem": 3}, "stem is 1, 2 or 4, not 3"),
         ("scratch", {"width": 3}, "scratch takes no width"),
-        ("scratch", {"weights": "imagenet"}, "no weights to load"),
+        (
+            "scratch",
+            {"weights": "imagenet"},
+            r"no weights to load.*leave --weights away",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(name, options, message):

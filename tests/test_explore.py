@@ -10,6 +10,7 @@ from pretend import labelled, pretend
 
 from helpers import config, explore, metrics
 from helpers.comparison import CHOICE, Choice
+from helpers.files import DataError
 from helpers.inference import Rule
 
 
@@ -70,7 +71,7 @@ def test_other_runs_can_be_chosen(panel, made):
     panel.chosen.value = panel.chosen.value[:2]
     assert list(panel.comparison.systems) == ["sharp", "soft"]
     panel.chosen.value = ()
-    assert "train a system first" in panel.message.value
+    assert "choose at least one run" in panel.message.value
     assert list(panel.comparison.systems) == ["sharp", "soft"]  # as it was
     panel.chosen.value = panel.chosen.options[3][1:]
     assert list(panel.comparison.systems) == ["wild"] and panel.message.value == ""
@@ -79,6 +80,17 @@ def test_other_runs_can_be_chosen(panel, made):
     assert len(panel.comparison.tiles) == 24
     panel.add(other)  # again: it is there once
     assert len(panel.chosen.options) == 5 and len(panel.chosen.value) == 2
+    assert panel.chosen.rows == 5
+
+
+def test_names_stand_for_all_folds_of_a_system(panel, made):
+    _, tiles, there = made
+    soft = next(run for run in there if run.name == "soft/fold-0")
+    named = explore.compare([soft, "soft", "wild"], tiles, panel.settings)
+    names = [run.name for run in named.chosen.value]
+    assert names == ["soft/fold-0", "soft/fold-1", "wild/fold-0", "wild/fold-1"]
+    with pytest.raises(DataError, match="no finished run of nobody"):
+        explore.compare(["nobody"], tiles, panel.settings)
 
 
 def test_tiles_are_paged_ordered_and_zoomed(panel):
@@ -92,17 +104,17 @@ def test_tiles_are_paged_ordered_and_zoomed(panel):
     for _ in range(2):
         browser.on.click()
         assert changed()
-    assert browser.position.value == 2
+    assert browser.position.value == 3 and browser.count.value == "of 12"
     browser.back.click()
-    assert changed() and browser.position.value == 1
+    assert changed() and browser.position.value == 2
     browser.position.value = 5
     assert changed()
     for by in ("coverage", "depth", "id", "disagreement", "worst score"):
         browser.by.value = by
-        assert changed() and browser.position.value == 0
+        assert changed() and browser.position.value == 1
     for _ in range(30):
         browser.on.click()
-    assert browser.position.value == 11  # the last of twelve
+    assert browser.position.value == 12
     changed()
     browser.zoom.value = 4.0
     assert changed() and browser.view == (37.875, 37.875, 25.25)
@@ -146,6 +158,27 @@ def test_weights_flips_and_empty_rule_change_the_mix(panel):
     assert "nothing kept" in mixer.kept.value
 
 
+def test_weights_stay_when_systems_come_and_go(panel, made, tmp_path):
+    mixer = show(panel, "What if")
+
+    def weights():
+        return {name: slider.value for name, slider in mixer.sliders.items()}
+
+    mixer.sliders["soft"].value = 0.4
+    (later,) = pretend(tmp_path, made[1], ("rough",))
+    later.config["system"]["name"] = "later"
+    said = mixer.score.value
+    panel.add(later)
+    before = {"sharp": 1.0, "soft": 0.4, "rough": 1.0, "wild": 1.0}
+    assert weights() == before | {"later": 0.0} and mixer.score.value == said
+    mixer.sliders["later"].value = 1.0
+    assert mixer.score.value != said
+    panel.chosen.value = panel.chosen.value[:1]
+    assert weights() == {"sharp": 1.0}
+    panel.chosen.value = [run for _, run in panel.chosen.options]
+    assert weights() == before | {"later": 1.0}
+
+
 def test_mean_is_made_once_for_its_weights(panel, monkeypatch):
     show(panel, "What if")
     monkeypatch.setattr(panel.comparison, "mix", None)
@@ -175,6 +208,36 @@ def test_choice_is_kept_for_the_submission(panel, made):
     assert kept["weights"] == [["sharp", 0.5], ["soft", 1.0], ["wild", 1.0]]
     choice = Choice.load(panel.settings)
     assert choice == mixer.choice and choice.rule == Rule(0.5, 0, 20)
+
+
+def test_new_panel_says_what_is_kept(made, tmp_path, capsys):
+    settings = config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
+    first = [run for run in made[2] if run.name.endswith("0")]
+    weights = (("sharp", 0.5), ("soft", 1.0))
+    Choice(weights, False, Rule(0.53, 0, 30)).save(settings)
+    mixer = show(explore.compare(first, made[1], settings), "What if")
+    kept = (
+        "kept at present: 0.5 x sharp + 1 x soft, threshold 0.53, component 30, "
+        "smallest mask 0, flips off"
+    )
+    assert mixer.kept.value == kept and capsys.readouterr().out == ""
+    mixer.sliders["sharp"].value = 0.2
+    assert mixer.kept.value == kept
+    mixer.button.click()
+    assert "kept in choice.json" in mixer.kept.value
+    mixer.flips.value = False
+    assert "present: 0.2 x sharp + 1 x soft + 1 x rough" in mixer.kept.value
+    mixer.panel.chosen.value = first[1:]  # without one of its systems
+    assert mixer.kept.value == ""
+    (tmp_path / CHOICE).write_text("{")
+    mixer = show(explore.compare(first, made[1], settings), "What if")
+    assert mixer.kept.value == ""
+
+
+def test_long_names_leave_the_sliders_their_room(panel):
+    (rule,) = [box for box in panel.box.children[0].children
+               if panel.threshold in getattr(box, "children", ())]  # fmt: skip
+    assert rule.layout.flex == "0 0 auto" and panel.scores.layout.overflow == "auto"
 
 
 def test_without_widgets_there_is_a_picture(panel):

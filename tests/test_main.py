@@ -34,7 +34,8 @@ def book(path, *cells):
         (["--only", "02,09"], "no notebook '09'"),
         (["--frobnicate"], "unrecognized arguments"),
         (["train", "salt-nett"], "did you mean salt-net"),
-        (["train", "salt-net", "--fold", "7"], "7 is none of 0 to 4"),
+        (["train", "salt-net", "--fold", "7"], "7 is none of 0 to 4\n"),
+        (["train", "lavinama-unet", "--fold", "7"], "4 (under a budget all systems"),
         (["train", "olsen-ensemble", "--weights", "a.h5"], "does not fit all of olsen"),
         (["train", "salt-net", "--epochs", "0"], "at least 1, not 0"),
         (["predict", "salt-net", "olsen"], "unknown system 'olsen'"),
@@ -49,7 +50,7 @@ def test_wrong_option_is_explained_with_status_2(arguments, message, capsys):
 
 
 def test_only_chooses_notebooks_in_order():
-    chosen = main._numbers("05, 02,02")
+    chosen = main._numbers("05, 2,02")
     assert [path.name[:2] for path in chosen] == ["02", "05"]
     assert [path.name[:2] for path in main._numbers(None)] == [
         "01",
@@ -96,6 +97,15 @@ def test_failing_cell_stops_with_notebook_cell_and_error(
     assert not (smoke / "notebooks" / "02_later.ipynb").exists()
 
 
+def test_bad_data_in_a_notebook_are_told_in_one_line(tmp_path, monkeypatch, capsys):
+    cells = "class DataError(Exception): ...", "raise DataError('a.csv: gone')"
+    path = book(tmp_path / "01_bad.ipynb", *cells)
+    monkeypatch.setattr(main, "NOTEBOOKS", [path])
+    assert main.main([]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "a.csv: gone"
+
+
 def test_result_of_an_earlier_run_is_not_told_again(
     smoke, tmp_path, monkeypatch, capsys
 ):
@@ -134,6 +144,7 @@ def test_predict_ensembles_the_folds_that_are_there(smoke, capsys):
     assert re.search(r"score 0\.\d{4} \(0\.\d+ to \d\.\d+\), 24 tiles", out)
     path = smoke / "submission-salt-net.csv"
     assert f"{path}: 12 tiles" in out and path.exists()
+    assert "a rehearsal with 12 test tiles, not for Kaggle" in out
 
 
 def test_predict_without_runs_says_how_to_train(capsys):

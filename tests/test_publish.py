@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 V4 = nbformat.v4
 
 
-def write(path, *code, markdown="Salt is **bright** at its [top](a.md). More."):
+WORDS = f"Salt.\n\n{publish.WORDS}\n\nA line\nthat rises.\n\n</details>"
+
+
+def write(path, *code, markdown=WORDS):
     cells = [V4.new_markdown_cell(f"## Title\n\n{markdown}")]
     nbformat.write(V4.new_notebook(cells=[*cells, *map(V4.new_code_cell, code)]), path)
     return path
@@ -25,7 +28,7 @@ def test_outputs_are_renewed_cleaned_and_stamped(tmp_path, monkeypatch):
     picture = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
     path = write(tmp_path / "05_a.ipynb", "print('\\x1b[31mred')", picture)
     monkeypatch.setattr(main, "NOTEBOOKS", [path])
-    monkeypatch.setattr(data, "open_data", lambda settings: None)  # 1,500 tiles
+    monkeypatch.setattr(data, "check_parts", lambda settings: None)  # 1,500 tiles
     monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path / "out"))
     for name in ("SALT_DATA_DIR", "SALT_PROFILE"):
         monkeypatch.setenv(name, "")
@@ -37,7 +40,7 @@ def test_outputs_are_renewed_cleaned_and_stamped(tmp_path, monkeypatch):
     first, second = book.cells[1:]
     assert first.outputs[0].text == "red\n" and first.execution_count == 1
     alt = second.outputs[-1].metadata["image/png"]["alt"]
-    assert alt == "Figure. Salt is bright at its top."
+    assert alt == "A line that rises."
     assert book.metadata[publish.STAMP] == publish.stamp(book)
     second.source += "\n# edited afterwards"
     assert book.metadata[publish.STAMP] != publish.stamp(book)
@@ -59,6 +62,17 @@ def test_warning_is_not_committed(tmp_path):
     nbformat.write(book, executed)
     with pytest.raises(DataError, match="Warning: x"):
         publish.keep_outputs(executed, executed)
+
+
+def test_figure_must_be_described(tmp_path):
+    executed = write(tmp_path / "a.ipynb", "draw()", markdown="No word about it.")
+    book = nbformat.read(executed, as_version=4)
+    book.cells[1].outputs = [V4.new_output("display_data", {"image/png": "aGk="})]
+    nbformat.write(book, executed)
+    before = executed.read_bytes()
+    with pytest.raises(DataError, match=r"a\.ipynb: the figure of 'draw\(\)' is not"):
+        publish.keep_outputs(executed, executed)
+    assert executed.read_bytes() == before
 
 
 def test_address_is_the_same_everywhere_and_set_at_once(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import encoders, losses, measure
+from helpers import encoders, losses, measure, recipe, systems
 from helpers.unet import build_unet
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +19,7 @@ def tables(monkeypatch):
     for module, names in {
         encoders: ("APPLICATIONS", "TAPS", "STRIDES"),
         losses: ("LOSSES",),
+        systems: ("SYSTEMS",),
     }.items():
         for name in names:
             copy = dict(getattr(module, name))
@@ -26,21 +27,26 @@ def tables(monkeypatch):
     monkeypatch.setattr(encoders, "ENCODERS", encoders.STRIDES.keys())
 
 
-def test_encoder_and_loss_are_added_as_it_says(tables):
+def test_encoder_loss_and_row_are_added_as_it_says(tables, tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(block.strip().splitlines()) <= 14
+    assert len(block.strip().splitlines()) <= 22
     exec(block, {})
     encoder = encoders.build_encoder("densenet121", (64, 64, 1))
     assert [64 // x.shape[1] for x in encoder.outputs] == [2, 4, 8, 16, 32]
     assert measure.multiply_adds(encoder) > 0
-    model = build_unet("densenet121", (64, 64, 1))
-    loss = losses.get("bce+lovasz")
-    model.compile("sgd", loss)
+    row = systems.get("mine").with_weights("none")
+    assert row.network.encoder == encoder.name and row.name in systems.table().index
+    recipe.write(row, tmp_path / "row.json")
+    assert recipe.read(tmp_path / "row.json") == row
+    model = build_unet(input_shape=(64, 64, 1), **row.network.options())
+    model.compile("sgd", losses.get(row.stages[0].loss))
     rng = np.random.default_rng(0)
     tiles = rng.random((2, 64, 64, 1), np.float32)
     before = model.get_layer("logits").get_weights()[0]
     value = model.train_on_batch(tiles, (tiles > 0.5).astype("float32"))
     assert np.isfinite(value)
+    predicted = model.predict(tiles, verbose=0)
+    assert predicted.shape == tiles.shape and np.isfinite(predicted).all()
     assert np.abs(model.get_layer("logits").get_weights()[0] - before).max() > 0
 
 

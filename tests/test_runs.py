@@ -151,6 +151,19 @@ def test_system_without_a_run_is_named_with_the_command(settings):
         find_members(settings, "olsen-ensemble")
 
 
+def test_training_that_was_begun_is_to_be_gone_on_with(settings):
+    plan = settings.runs_dir / "salt-net" / "fold-0" / "work" / "plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_text("{}")
+    with pytest.raises(DataError, match=r"salt-net: begun, not finished: go on with"):
+        find_members(settings, "salt-net")
+
+
+def test_system_without_a_row_speaks_through_its_runs(settings, three, monkeypatch):
+    monkeypatch.setattr(systems, "SYSTEMS", {})
+    assert list(find_members(settings, "net").values()) == [0.5, 0.5]
+
+
 def test_runs_on_other_data_do_not_count(settings, three):
     settings.kind = "competition"
     with pytest.raises(DataError, match="no finished run of net on competition tiles"):

@@ -1,5 +1,7 @@
 """Training from the panel: a process of its own, watched, stopped, found again."""
 
+import os
+import subprocess
 import sys
 import time
 
@@ -46,7 +48,7 @@ def test_menus_make_a_row_and_say_what_it_costs(panel):
     plain = tab.told.value
     tab.parts.value = ("residual", "scse", "gate", "deep", "hypercolumn")
     tab.loss.value = "bce+dice"
-    assert tab.told.value != plain
+    assert tab.told.value != plain and "half a minute to start" in plain
     row = tab.system
     assert set(row.name.split("-")) >= {"scse", "gate", "deep", "hypercolumn"}
     assert row.network.scse and row.network.hypercolumn == (4, 8)
@@ -86,6 +88,7 @@ def test_training_started_here_joins_the_comparison(panel, settings):
     wait(lambda: tab.job is None)
     assert [run.name for run in added] == ["my-scratch-bce-64px-2x8/fold-0"]
     assert "score" in tab.state.value
+    assert not list(settings.output_dir.glob("rows/*.pid"))
     assert bytes(tab.picture.value).startswith(b"\x89PNG")
     assert tab.stop.disabled and not tab.start.disabled
     run = Run(settings.runs_dir / "my-scratch-bce-64px-2x8" / "fold-0")
@@ -115,6 +118,43 @@ def test_process_that_fails_says_why(panel, monkeypatch):
     tab.start.click()
     wait(lambda: tab.job is None)
     assert "has ended before its time" in tab.state.value
+
+
+def test_number_of_another_process_is_not_taken_for_a_training(panel, settings):
+    row = small(panel).system
+    path = settings.output_dir / "rows" / f"{row.name}.json"
+    recipe.write(row, path)
+    call = [sys.executable, "-c", "import time; time.sleep(60)"]
+    for number, more in enumerate(([], [str(path)])):
+        with subprocess.Popen([*call, *more]) as other:
+            try:
+                path.with_suffix(".pid").write_text(str(other.pid))
+                job = trainer.Job(path, settings)
+                assert job.is_alive() == bool(number)
+                assert len(trainer.Job.alive(settings)) == number
+                if number:  # it is ours, but its run is complete
+                    job.folder.mkdir(parents=True)
+                    (job.folder / "config.json").touch()
+                    assert not job.is_alive() and not trainer.Job.alive(settings)
+                job.stop()
+                if number:
+                    other.wait(30)
+                else:
+                    time.sleep(0.3)
+                    assert other.poll() is None
+            finally:
+                other.kill()
+    for text in ("", "-1", str(os.getpid())):
+        path.with_suffix(".pid").write_text(text)
+        job.stop()  # nobody
+    path.write_text("[]")  # a row that cannot be read is not at work either
+    assert trainer.Job.alive(settings) == []
+
+
+def test_parts_are_explained(panel):
+    (told,) = [child.value for child in panel.parts[3].box.children
+               if "Ctrl-click" in getattr(child, "value", "")]  # fmt: skip
+    assert all(f"<b>{name}</b>: " in told for name in trainer.PARTS)
 
 
 def test_row_is_written_and_read(tmp_path, panel):

@@ -410,7 +410,9 @@ def test_stop_after_the_epoch_loses_nothing(finished, tiles, settings, capsys):
     assert "stopping after this epoch" in capsys.readouterr().out
     history = pd.read_csv(settings.runs_dir / "tiny" / "fold-0" / "history.csv")
     assert len(history) in (1, 2)  # as the signal came before or after the check
+    capsys.readouterr()
     assert_same(training.fit(TINY, tiles, 0, settings, verbose=0), whole)
+    assert f"going on after epoch {len(history)}\n" in capsys.readouterr().out
 
 
 def test_second_request_stops_at_once():

@@ -1,5 +1,6 @@
 """Weight files of both kinds: loaded if they fit, else named and refused."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -53,8 +54,11 @@ def test_file_of_a_deeper_sibling_is_refused(tmp_path):
     """VGG19 has every layer that VGG16 has, and more between them."""
     vgg19 = keras.applications.VGG19(include_top=False, weights=None)
     path = write_h5(tmp_path / "vgg19.h5", vgg19)
-    with pytest.raises(ValueError, match=r"vgg19\.h5: vgg16 has no layer block3_conv4"):
+    with pytest.raises(
+        ValueError, match=r"vgg19\.h5: vgg16 has no layer block3_conv4"
+    ) as e:
         build_encoder("vgg16", (32, 32, 1), weights=path)
+    assert "delete" not in str(e.value)  # it is whole
 
 
 def test_same_features_as_the_application_with_the_same_weights(tmp_path, mobilenet):
@@ -89,13 +93,53 @@ def test_wrong_shape_is_named_and_nothing_is_loaded(tmp_path, mobilenet):
 def test_truncated_file_is_named(tmp_path, mobilenet):
     path = write_h5(tmp_path / "cut.h5", mobilenet)
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=r"cut\.h5: truncated"):
+    with pytest.raises(ValueError, match=r"cut\.h5: truncated.*delete it and fetch"):
         build_encoder("mobilenet", (32, 32, 1), weights=path)
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.h5: no such weight file"):
-        build_encoder("vgg16", (32, 32, 1), weights=tmp_path / "none.h5")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.h5", None, r"none\.h5: no such weight file"),
+        ("imagenett", None, "imagenett: no such weight file"),
+        ("", None, "a folder, no weight file"),
+        ("model.pth", b"PK", r"model\.pth: only \.h5, as Keras .* \.safetensors"),
+        ("run.keras", b"PK", r"run\.keras: only \.h5"),
+        ("notes.txt", b"", r"notes\.txt: only \.h5"),
+        ("vgg.safetensors", b"", r"vgg\.safetensors: no format of Keras' applications"),
+    ],
+)
+def test_what_is_no_weight_file_is_named_and_nothing_deleted(
+    tmp_path, name, content, message
+):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        build_encoder("vgg16", (32, 32, 1), weights=path)
+    assert "--weights none in the shell, weights=None" in str(caught.value)
+    assert "delete" not in str(caught.value)
+
+
+def test_empty_name_is_no_weight_file():
+    with pytest.raises(ValueError, match="'' names no weight file: give the path"):
+        build_encoder("vgg16", (32, 32, 1), weights="")
+
+
+def test_hdf5_of_another_kind_is_not_called_truncated(tmp_path):
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["numbers"] = np.zeros(3)
+    message = r"other\.h5: HDF5, but without .*layer_names: give Keras' file of vgg16"
+    with pytest.raises(ValueError, match=message) as caught:
+        build_encoder("vgg16", (32, 32, 1), weights=path)
+    assert "delete" not in str(caught.value)
+
+
+def test_keras_file_for_a_network_of_timm_is_refused(tmp_path, mobilenet):
+    path = write_h5(tmp_path / "mobilenet.h5", mobilenet)
+    with pytest.raises(ValueError, match=r"stem_conv1: give timm's resnet34\.a1_in1k"):
+        build_encoder("resnet34", (32, 32, 1), weights=path)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +247,7 @@ def with_another_shape(stored):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without, r"has no layer4\.2\.bn2\.running_var; is it timm's resnet34"),
+        (without, r"has no layer4\.2\.bn2\.running_var: give timm's resnet34"),
         (with_another, r"resnet34 has no place for layer4\.3\.conv1\.weight"),
         (with_another_shape, r"layer layer1\.0\.conv1 has shapes \[\(3, 3, 32, 64\)\]"),
     ],
@@ -231,7 +275,7 @@ def test_truncated_safetensors_are_named(tmp_path, timm_file, resnet34, length):
 
 
 def test_file_of_another_network_is_refused(timm_file):
-    with pytest.raises(ValueError, match=r"has no layer0\.conv1\.weight; is it timm's"):
+    with pytest.raises(ValueError, match=r"has no layer0\.conv1\.weight: give timm's"):
         build_encoder("seresnext50", (32, 32, 1), weights=timm_file)
 
 
@@ -262,6 +306,7 @@ def test_imagenet_is_fetched_from_timms_hub(monkeypatch, timm_file):
 def test_imagenet_without_internet_offers_what_else_to_do(
     monkeypatch, name, where, what
 ):
+    @functools.wraps(getattr(where, what))
     def offline(*args, **kwargs):
         raise Exception("URL fetch failure")  # what Keras raises
 
