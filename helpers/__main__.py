@@ -166,9 +166,8 @@ def _check_training(options: argparse.Namespace, planned: list) -> None:
     """Refuse what cannot be trained."""
     folds = min(system.folds for system in planned)
     if not 0 <= options.fold < folds:
-        why = "" if folds == min(row.folds for row in _rows(options.system)) else (
-            " (under a budget all systems have the same folds)"
-        )  # fmt: skip
+        own = min(row.folds for row in _rows(options.system))
+        why = " (under a budget all systems have the same folds)" if own > folds else ""
         raise ValueError(f"--fold: {options.fold} is none of 0 to {folds - 1}{why}")
     if len(planned) > 1 and options.weights not in (None, "none", "imagenet"):
         raise ValueError(f"--weights: one file does not fit all of {options.system}")

@@ -270,8 +270,8 @@ def _costs(axis: Axes, comparison: Comparison, rule: Rule) -> None:
         cellLoc="right",
         edges="horizontal",
     )
-    for cell in table.get_celld().values():
-        cell.PAD = 0.04  # of its width, on either side; long names leave no more
+    for cell in table.get_celld().values():  # space on either side, of its width
+        cell.PAD = 0.1 if max(map(len, names)) < 16 else 0.04
     table.auto_set_font_size(False)
     table.set_fontsize(SMALL)
     table.auto_set_column_width(range(4))

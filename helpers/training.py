@@ -1,6 +1,7 @@
 """Train one system on one fold, interruptible, into a run (see `runs`)."""
 
 import json
+import math
 import shutil
 import time
 import zlib
@@ -20,7 +21,7 @@ from helpers.checkpoints import Checkpoints, Copy, bring_back, keep_copy
 from helpers.config import Settings
 from helpers.data import Tiles, make_folds
 from helpers.files import write_beside
-from helpers.machine import choose_precision, precision
+from helpers.machine import accelerator, choose_precision, precision
 from helpers.measure import seconds_per_tile
 from helpers.metrics import precision_per_image
 from helpers.pipeline import Frame, TileBatches
@@ -34,6 +35,7 @@ __all__ = ["EpochOrder", "Stopped", "build_model", "estimate", "find_runs", "fit
 
 CAN_GO_ON = ("begun", "finished")  # with a run in such a state
 START = 10.0  # seconds in which a network is made ready, about, on a CPU
+MOVE = 8e-9  # seconds in which a CPU moves one weight in a step, about
 WATCHED_SHARE = 0.1  # of the training tiles, to choose the epoch of a plateau stage
 
 
@@ -114,8 +116,10 @@ def estimate(
 
     One prediction with each network is timed; learning from a tile takes about three
     times as long, since the gradient goes the way back twice: for the layers' inputs,
-    and for their weights. To that come the tiles watched after each epoch, and the
-    time until a training moves at all. Trainings that are finished take no time.
+    and for their weights. To that come the moves of the weights, one a step (up to
+    half of the time on a CPU, where many weights meet small batches), the tiles
+    watched after each epoch, and the time until a training moves at all. Trainings
+    that are finished take no time.
 
     Args:
         planned: the systems to be trained.
@@ -136,10 +140,13 @@ def estimate(
 
 def expected(system: System, tiles: Tiles) -> float:
     """Seconds that one training will take, about: see `estimate`."""
-    _, seconds = size_up(system)
+    weights, seconds = size_up(system)
     share = round(len(tiles) * (1 - 1 / system.folds))
     count = min(system.tiles or share, share)
-    return seconds * (3 * count + system.watched) * system.epochs + START
+    moves = math.ceil(count / system.batch_size) * weights
+    moving = 0.0 if accelerator() else MOVE * moves
+    epoch = seconds * (3 * count + system.watched) + moving
+    return epoch * system.epochs + START
 
 
 def size_up(system: System) -> tuple[int, float]:

@@ -151,7 +151,7 @@ def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
     monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path))
     book = read(path)
     text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
-    folded = re.findall(r"<details>.*?</details>", text, re.DOTALL)
+    folded = re.findall(r"<summary>Solution<.*?</details>", text, re.DOTALL)
     assert 3 <= len(folded) <= 5
     for solution in folded:
         for block in re.findall(r"```python\n(.*?)```", solution, re.DOTALL):

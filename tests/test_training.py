@@ -514,7 +514,13 @@ def test_estimate_is_one_line_and_grows_with_the_work(
     monkeypatch.setattr(training, "seconds_per_tile", lambda *_: 0.5)
     one = replace(TINY, name="one")
     seconds = training.estimate([one], tiles, settings)
-    assert seconds == training.START + 0.5 * (3 * 32 + one.watched) * one.epochs
+    epoch, (weights, _) = 0.5 * (3 * 32 + one.watched), training.size_up(one)
+    moves = training.MOVE * -(-32 // one.batch_size) * weights
+    assert seconds == training.START + (epoch + moves) * one.epochs
+    monkeypatch.setattr(training, "accelerator", lambda: "gpu:0")
+    fast = training.expected(one, tiles)
+    assert fast == training.START + epoch * one.epochs < seconds
+    monkeypatch.setattr(training, "accelerator", lambda: "")
     assert capsys.readouterr().out.startswith("one: about ")
     assert training.estimate([TINY, one, one], tiles, settings) == 2 * seconds
     assert capsys.readouterr().out.startswith("2 trainings: about ")
