@@ -193,7 +193,8 @@ def folds_of(settings: Settings, name: str) -> list[Run]:
     folder = settings.runs_dir
     there = [run for run in find_runs(folder) if run.config["data"] == settings.kind]
     found = [run for run in there if run.system == name]
-    if not found and any((folder / name).glob("fold-*/work/plan.json")):
+    plans = [fold / "work" / "plan.json" for fold in (folder / name).glob("fold-*")]
+    if not found and any(plan.is_file() for plan in plans):
         raise DataError(
             f"{folder / name}: begun, not finished: go on with the command that began "
             "it"
