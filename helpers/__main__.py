@@ -193,8 +193,8 @@ def _predict(names: list[str], options: argparse.Namespace, settings: Settings) 
 
     from helpers import data, inference, metrics, runs, submission
 
-    data.check_parts(settings)
     members = runs.find_members(settings, *names)
+    data.check_parts(settings)
     for run, weight in members.items():
         print(f"{weight:.3f} x {run.name}, score {run.score:.4f}", flush=True)
     seen, probabilities = runs.out_of_fold(members, data.load_tiles(settings))
