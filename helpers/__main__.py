@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import PROFILES, ROOT, SYNTHETIC, Budget, Settings
-from helpers.files import DataError, write_beside
-from helpers.machine import load_keras
+from helpers.utils.files import DataError, write_beside
+from helpers.utils.hardware import load_keras
 
 STOPPED = 130  # exit status of a program that was asked to stop
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -135,10 +135,10 @@ def _known_systems(options: argparse.Namespace, settings: Settings) -> list[str]
 
 def _rows(name: str) -> list:
     """The systems that a name stands for: rows of the registry, or that of a file."""
-    from helpers import recipe, systems
+    from helpers import systems
 
     if name.endswith(".json"):
-        return [recipe.read(name)]
+        return [systems.read(name)]
     return [systems.get(member) for member, _ in systems.get(name).members]
 
 
@@ -191,7 +191,8 @@ def _predict(names: list[str], options: argparse.Namespace, settings: Settings) 
     """Ensemble the finished runs of these systems into a checked submission."""
     from tqdm import tqdm
 
-    from helpers import data, inference, metrics, runs, submission
+    from helpers import data, inference, metrics, submission
+    from helpers.training import runs
 
     members = runs.find_members(settings, *names)
     data.check_parts(settings)

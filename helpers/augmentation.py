@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.random import Generator
 
-from helpers.machine import Tensor, compiled
+from helpers.utils.hardware import Tensor, compiled
 
 Parts = dict[str, np.ndarray]  # which tiles each part changes, see `choose`
 

@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from helpers.machine import accelerator, load_keras
+from helpers.utils.hardware import accelerator, load_keras
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = "salt-course/salt-segmentation"  # on GitHub; see `python -m helpers --home`

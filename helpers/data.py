@@ -24,9 +24,10 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from sklearn.model_selection import StratifiedKFold
 
-from helpers import config, geology, synthetic
+from helpers import config, synthetic
 from helpers.config import TILE, Settings
-from helpers.files import (
+from helpers.rle import rle_decode
+from helpers.utils.files import (
     ADVICE,
     COMPETITION,
     DAMAGED,
@@ -37,7 +38,6 @@ from helpers.files import (
     index_files,
     write_beside,
 )
-from helpers.rle import rle_decode
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,8 @@ def open_data(settings: Settings) -> dict[str, File]:
         return index_files(settings.data)
     profile = settings.profile
     train, test = profile.train_tiles or 1500, profile.test_tiles or 500
-    code = [Path(str(module.__file__)).read_bytes() for module in (geology, synthetic)]
-    recipe = hashlib.sha256(b"".join(code)).hexdigest()[:8]
+    code = sorted(Path(synthetic.__path__[0]).glob("*.py"))
+    recipe = hashlib.sha256(b"".join(f.read_bytes() for f in code)).hexdigest()[:8]
     name = f"synthetic-{train}-{test}-{settings.seed}-{recipe}"
     folder = settings.output_dir / name
     try:

@@ -20,10 +20,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from helpers import resnet
-from helpers import weights as weight_files
-from helpers.machine import Tensor
-from helpers.resnet import MOMENTUM, BatchNorm
+from helpers.backbones import resnet
+from helpers.backbones import weights as weight_files
+from helpers.backbones.layers import MOMENTUM, BatchNorm
+from helpers.utils.hardware import Tensor
 
 APPLICATIONS = {  # of Keras
     "vgg16": "VGG16",

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
+from helpers.batches import Frame
 from helpers.metrics import precision_per_image
-from helpers.pipeline import Frame
 
 THRESHOLDS = tuple(i / 20 for i in range(6, 15))  # 0.30, 0.35, ... 0.70
 SMALLEST = (0, 25, 50, 100, 150, 200)  # pixels
@@ -29,7 +29,7 @@ def predict(
         model: a Keras model from grey tiles to logits, or to a dictionary of logits
             with those of the mask under `"mask"`.
         images: uint8 (n, 101, 101).
-        frame: the `pipeline.Frame` that the model was trained with.
+        frame: the `batches.Frame` that the model was trained with.
         flips: average with the prediction for the left-right flipped tile, flipped
             back: geology has no preferred side, and the errors partly cancel.
         batch_size: tiles at a time.

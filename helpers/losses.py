@@ -20,8 +20,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from helpers import machine
-from helpers.machine import Tensor
+from helpers.utils import hardware
+from helpers.utils.hardware import Tensor
 
 PACKAGE = "salt"
 
@@ -119,7 +119,7 @@ def lovasz_hinge(y_true: Tensor, y_pred: Tensor, activation: str = "relu") -> Te
 
 def _largest_first(errors: Tensor) -> Tensor:
     """Positions of each image's errors in falling order: int (n, pixels)."""
-    if keras.backend.backend() != "tensorflow" or machine.accelerator():
+    if keras.backend.backend() != "tensorflow" or hardware.accelerator():
         return ops.argsort(-errors, axis=1)
     from tensorflow import int32, numpy_function  # NumPy sorts three times as fast
 

@@ -19,10 +19,10 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from helpers.batches import Frame, resize
 from helpers.config import TILE
-from helpers.machine import Tensor
-from helpers.pipeline import Frame, resize
 from helpers.rle import as_mask
+from helpers.utils.hardware import Tensor
 
 STEPS = np.arange(10, 20)  # thresholds in twentieths: 10/20 = 0.50 ... 19/20 = 0.95
 
@@ -116,7 +116,7 @@ class _TileMean(keras.metrics.Metric):
     """Mean over tiles of a number per tile, exact over an epoch of unequal batches.
 
     Args:
-        frame: the `pipeline.Frame` of the network: the border that it padded is cut
+        frame: the `batches.Frame` of the network: the border that it padded is cut
             off before counting, and what it resized is resized back to native tiles.
             `None` counts every pixel as it is.
         name: the metric's name in the history.

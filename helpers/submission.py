@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from helpers.config import TILE
-from helpers.files import DataError, write_beside
 from helpers.rle import as_mask, rle_decode, rle_encode
+from helpers.utils.files import DataError, write_beside
 
 HEADER = ["id", "rle_mask"]
 

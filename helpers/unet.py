@@ -15,9 +15,10 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from helpers.backbones.layers import BatchNorm
+from helpers.backbones.resnet import squeeze_excite
 from helpers.encoders import MOMENTUM, build_encoder, conv_block, stride_of
-from helpers.machine import Tensor
-from helpers.resnet import BatchNorm, squeeze_excite
+from helpers.utils.hardware import Tensor
 
 EXACT = "float32"  # dtype of the logits, also in a network that computes with 16 bits
 

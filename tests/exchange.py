@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def system():
     """A row with every part of the decoder, and a network inside a network."""
-    from helpers.pipeline import Frame
-    from helpers.recipe import Network, Stage, System
+    from helpers.batches import Frame
+    from helpers.systems import Network, Stage, System
 
     network = Network(
         filters=4,
@@ -56,7 +56,8 @@ def main(task, *folders):
         importlib.import_module(f"helpers.{module.name}")
     from shapes import labelled
 
-    from helpers import config, runs, training
+    from helpers import config, training
+    from helpers.training import runs
 
     training.choose_precision = lambda: ("float32", "to be compared")
     for folder in map(Path, folders):

@@ -27,24 +27,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def child(folder):
     """Train, or go on, in this folder."""
-    from helpers.machine import load_keras
+    from helpers.utils.hardware import load_keras
 
     load_keras()
     from shapes import labelled
 
-    from helpers import config, recipe, training
+    from helpers import config, systems, training
 
     stages = (
-        recipe.Stage("bce+dice", 6, 1e-2, restarts=1, average=0.9, clip=1.0),
-        recipe.Stage("lovasz-elu", 6, 1e-2, "plateau", patience=1, optimizer="rmsprop"),
+        systems.Stage("bce+dice", 6, 1e-2, restarts=1, average=0.9, clip=1.0),
+        systems.Stage("lovasz-elu", 6, 1e-2, "plateau", patience=1, optimizer="rmsprop"),
     )
-    system = recipe.System(
+    system = systems.System(
         name="killed",
         title="",
         source="",
-        network=recipe.Network(filters=8, depth=3, dropout=0.2),
+        network=systems.Network(filters=8, depth=3, dropout=0.2),
         stages=stages,
-        frame=recipe.Frame(64, "resize"),
+        frame=Frame(64, "resize"),
         batch_size=8,
     )
     settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
@@ -104,12 +104,12 @@ def kill(folder, done, seconds):
 
 def differences(one, other):
     """What differs between two finished runs: list of words, empty if nothing."""
-    from helpers.machine import load_keras
+    from helpers.utils.hardware import load_keras
 
     load_keras()
     import numpy as np
 
-    from helpers.runs import Run
+    from helpers.training.runs import Run
 
     one, other = (Run(f / "runs" / "killed" / "fold-0") for f in (one, other))
     found = []

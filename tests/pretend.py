@@ -10,7 +10,7 @@ from scipy import ndimage
 from helpers import data, systems
 from helpers.inference import as_bytes
 from helpers.metrics import mean_precision
-from helpers.runs import PLAN, VERSION, Run
+from helpers.training.runs import PLAN, VERSION, Run
 
 NOISE = {"sharp": 0.3, "soft": 0.6, "rough": 1.2, "wild": 2.5}  # name: how disturbed
 

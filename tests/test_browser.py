@@ -38,7 +38,7 @@ def free_port():
 def lab(tmp_path):
     """JupyterLab over notebook 03 up to its panel; the notebook's address."""
     notebook = nbformat.read(ROOT / "notebooks" / "03_vgg19_unet.ipynb", as_version=4)
-    panel = [cell.source.endswith("settings)") and "explore.compare" in cell.source
+    panel = [cell.source.endswith("settings)") and "tabs.compare" in cell.source
              for cell in notebook.cells].index(True)  # fmt: skip
     del notebook.cells[panel + 1 :]  # a kernel that computes answers no slider
     for cell in notebook.cells:

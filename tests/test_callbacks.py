@@ -4,11 +4,17 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import callbacks
 from helpers.augmentation import Augmentation
-from helpers.callbacks import CosineRate, EpochOrder, ShortNames, TimeLeft, duration
-from helpers.pipeline import Frame, TileBatches
-from helpers.recipe import Stage
+from helpers.batches import Frame, TileBatches
+from helpers.systems import Stage
+from helpers.training import callbacks
+from helpers.training.callbacks import (
+    CosineRate,
+    EpochOrder,
+    ShortNames,
+    TimeLeft,
+    duration,
+)
 
 
 def test_scores_of_several_outputs_get_their_plain_names():

@@ -9,9 +9,10 @@ from matplotlib.text import Text
 from PIL import Image
 from pretend import labelled, pretend
 
-from helpers import charts, plotting
-from helpers.comparison import Comparison
+from helpers import plotting
 from helpers.inference import Rule
+from helpers.panel import charts
+from helpers.panel.comparison import Comparison
 
 pytestmark = pytest.mark.filterwarnings("error")
 

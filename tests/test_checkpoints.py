@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.checkpoints import Checkpoints, Copy, State, bring_back, keep_copy
+from helpers.training.checkpoints import Checkpoints, Copy, State, bring_back, keep_copy
 
 
 def row(epoch):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from pretend import labelled, pretend
 
-from helpers import config, inference, metrics, runs
-from helpers.comparison import CHOICE, ORDERS, Choice, Comparison, Prediction
-from helpers.files import DataError
+from helpers import config, inference, metrics
 from helpers.inference import Rule
+from helpers.panel.comparison import CHOICE, ORDERS, Choice, Comparison, Prediction
+from helpers.training import runs
+from helpers.utils.files import DataError
 
 RULES = (
     Rule(),

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers import data, files
+from helpers import data
 from helpers.config import PROFILES, Settings
 from helpers.data import Tiles
-from helpers.files import DataError
 from helpers.rle import rle_encode
+from helpers.utils import files
+from helpers.utils.files import DataError
 
 TRAIN = ["8e13060816", "0004230816", "1e5", "00012", "0000000000", "3e0000004"]
 TEST = ["7e12345678", "0000000012", "5e1"]

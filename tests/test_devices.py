@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.devices import Share, spread
-from helpers.pipeline import Frame, TileBatches
+from helpers.batches import Frame, TileBatches
+from helpers.training.devices import Share, spread
 
 TRAIN = """
 import sys
-from helpers.machine import load_keras
+from helpers.utils.hardware import load_keras
 keras = load_keras()
 import numpy as np
 from pathlib import Path
 from shapes import labelled
-from helpers import config, machine, recipe, training, unet
+from helpers import config, systems, training, unet
+from helpers.utils import hardware
 
 devices, folder = int(sys.argv[1]), Path(sys.argv[2])
 policy = "float32"
@@ -31,14 +32,14 @@ if keras.backend.backend() == "tensorflow":
     cpu = tf.config.list_physical_devices("CPU")[0]
     parts = [tf.config.LogicalDeviceConfiguration()] * devices
     tf.config.set_logical_device_configuration(cpu, parts)
-    machine.accelerators = lambda: [f"CPU:{i}" for i in range(devices)]
+    hardware.accelerators = lambda: [f"CPU:{i}" for i in range(devices)]
 else:
-    machine.accelerators = keras.distribution.list_devices
+    hardware.accelerators = keras.distribution.list_devices
 training.choose_precision = lambda: (policy, "to compare")
-system = recipe.System(
+system = systems.System(
     "small", "", "",
-    network=recipe.Network(filters=4, depth=2, residual=True, gate=True),
-    stages=(recipe.Stage("lovasz-elu", 1, 1.0, optimizer="sgd", gate=0.1),),
+    network=systems.Network(filters=4, depth=2, residual=True, gate=True),
+    stages=(systems.Stage("lovasz-elu", 1, 1.0, optimizer="sgd", gate=0.1),),
     frame=recipe.Frame(32, "resize"), batch_size=16,
 )
 settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])

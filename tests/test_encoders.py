@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras.ops import convert_to_numpy as to_numpy
 
-from helpers import encoders, machine
+from helpers import encoders
 from helpers.encoders import APPLICATIONS, ENCODERS, STRIDES, build_encoder, stride_of
+from helpers.utils import hardware
 
 FAMILIES = {
     "vgg16": keras.applications.vgg16,
@@ -153,7 +154,7 @@ def test_stages_end_in_layers_of_their_name(name, stage, prefix):
 
 def test_inception_layers_have_lasting_names_and_paddings():
     """Keras would number them anew, and sizes would not halve."""
-    with machine.precision("mixed_bfloat16"):
+    with hardware.precision("mixed_bfloat16"):
         again = build_encoder("inceptionresnetv2", (32, 64, 1), stem=1)
     assert [x.shape[1:3] for x in again.outputs] == [
         (32 >> n, 64 >> n) for n in range(5)
@@ -171,7 +172,7 @@ def test_inception_layers_have_lasting_names_and_paddings():
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", ["scratch", "mobilenet", "resnet34", "seresnext50"])
 def test_sixteen_bits_give_nearly_the_same_features(name, policy):
-    with machine.precision(policy):
+    with hardware.precision(policy):
         encoder = build_encoder(name, (64, 128, 1))
     exact = built(name, next(iter(STRIDES[name])))
     encoder.set_weights(exact.get_weights())

@@ -1,6 +1,6 @@
 import pytest
 
-from helpers.files import write_beside
+from helpers.utils.files import write_beside
 
 
 def test_a_file_appears_whole_with_its_folder_and_nothing_beside_it(tmp_path):

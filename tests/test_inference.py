@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from helpers.batches import Frame
 from helpers.inference import (
     Rule,
     cross_fit,
@@ -13,7 +14,6 @@ from helpers.inference import (
     score_rules,
 )
 from helpers.metrics import mean_precision, precision_per_image
-from helpers.pipeline import Frame
 
 
 def leaning(batch):

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 
 from helpers import __main__ as main
-from helpers import data, runs, synthetic, training
+from helpers import data, synthetic, training
+from helpers.training import runs
 
 V4 = nbformat.v4
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from helpers.batches import Frame
 from helpers.metrics import (
     CompetitionScore,
     MeanTileIoU,
@@ -12,7 +13,6 @@ from helpers.metrics import (
     mean_precision,
     precision_per_image,
 )
-from helpers.pipeline import Frame
 
 FULL = 101 * 101
 VECTORS = [

@@ -17,9 +17,9 @@ import pytest
 from nbclient import NotebookClient
 
 from helpers import publish
-from helpers.comparison import Choice
 from helpers.config import PROFILES
 from helpers.inference import Rule
+from helpers.panel.comparison import Choice
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

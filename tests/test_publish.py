@@ -9,7 +9,7 @@ import pytest
 from helpers import __main__ as main
 from helpers import data, publish
 from helpers.config import HOME
-from helpers.files import DataError
+from helpers.utils.files import DataError
 
 ROOT = Path(__file__).parents[1]
 V4 = nbformat.v4

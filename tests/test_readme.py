@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import encoders, losses, measure, recipe, systems
+from helpers import encoders, losses, systems
 from helpers.unet import build_unet
+from helpers.utils import model_stats
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,11 +34,11 @@ def test_encoder_loss_and_row_are_added_as_it_says(tables, tmp_path):
     exec(block, {})
     encoder = encoders.build_encoder("densenet121", (64, 64, 1))
     assert [64 // x.shape[1] for x in encoder.outputs] == [2, 4, 8, 16, 32]
-    assert measure.multiply_adds(encoder) > 0
+    assert model_stats.multiply_adds(encoder) > 0
     row = systems.get("mine").with_weights("none")
     assert row.network.encoder == encoder.name and row.name in systems.table().index
-    recipe.write(row, tmp_path / "row.json")
-    assert recipe.read(tmp_path / "row.json") == row
+    systems.write(row, tmp_path / "row.json")
+    assert systems.read(tmp_path / "row.json") == row
     model = build_unet(input_shape=(64, 64, 1), **row.network.options())
     model.compile("sgd", losses.get(row.stages[0].loss))
     rng = np.random.default_rng(0)

@@ -10,8 +10,9 @@ import pytest
 from keras.ops import convert_to_numpy as to_numpy
 from safetensors.numpy import save_file
 
-from helpers import machine, weights
-from helpers.resnet import BLOCKS, BatchNorm, GroupedConv2D, resnet
+from helpers.backbones import weights
+from helpers.backbones.resnet import BLOCKS, BatchNorm, GroupedConv2D, resnet
+from helpers.utils import hardware
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMULA = runpy.run_path(str(FIXTURES / "make_reference.py"))
@@ -103,7 +104,7 @@ def test_accelerators_convolve_groups_natively(monkeypatch, tmp_path):
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     model.save(tmp_path / "model.keras")
     expected = to_numpy(model(x))
-    monkeypatch.setattr(machine, "accelerator", lambda: "gpu:0")
+    monkeypatch.setattr(hardware, "accelerator", lambda: "gpu:0")
     monkeypatch.setattr(GroupedConv2D, "in_bundles", None)  # not called any more
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     found = to_numpy(loaded(x))
@@ -128,7 +129,7 @@ def after_training(kind, policy, trainable=True):
     x = rng.normal(2.0, 3.0, (6, 5, 7, 4)).astype("float32")
     y = rng.normal(size=(6, 1)).astype("float32")
     keras.utils.set_random_seed(1)
-    with machine.precision(policy):
+    with hardware.precision(policy):
         tile = keras.Input((5, 7, 4))
         norm = kind(momentum=0.9, name="norm")
         convolved = keras.layers.Conv2D(3, 3, padding="same")(tile)

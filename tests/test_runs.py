@@ -13,10 +13,9 @@ import pytest
 from pretend import labelled, pretend
 
 from helpers import systems, training
+from helpers.batches import Frame
 from helpers.data import Tiles
-from helpers.files import DataError
-from helpers.pipeline import Frame
-from helpers.runs import (
+from helpers.training.runs import (
     PLAN,
     VERSION,
     Run,
@@ -26,6 +25,7 @@ from helpers.runs import (
     out_of_fold,
     predict,
 )
+from helpers.utils.files import DataError
 
 ROOT = Path(__file__).parents[1]
 
@@ -195,8 +195,8 @@ def test_network_is_read_by_a_process_that_has_built_none(tmp_path):
     row = systems.get("olsen-seresnext50").with_weights("none")
     training.build_model(row).save(tmp_path / "model.keras")
     read = (
-        "from helpers.machine import load_keras; load_keras()\n"
-        "from pathlib import Path\nfrom helpers.runs import Run\n"
+        "from helpers.utils.hardware import load_keras; load_keras()\n"
+        "from pathlib import Path\nfrom helpers.training.runs import Run\n"
         f"print(Run(Path({str(tmp_path)!r})).model().name)"
     )
     done = subprocess.run([sys.executable, "-c", read], cwd=ROOT, check=False,

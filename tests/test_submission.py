@@ -3,8 +3,8 @@ import gzip
 import numpy as np
 import pytest
 
-from helpers.files import DataError
 from helpers.submission import check_submission, empty_constant, write_submission
+from helpers.utils.files import DataError
 
 IDS = ["8e13060816", "0004230816", "1e5"]
 

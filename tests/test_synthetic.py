@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from helpers.rle import rle_encode
-from helpers.synthetic import (
+from helpers.synthetic.tiles import (
     CLASS_COUNTS,
     SALT,
     SURVEYS,
@@ -195,7 +195,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("helpers.synthetic._write_csv", fail)
+    monkeypatch.setattr("helpers.synthetic.tiles._write_csv", fail)
     with pytest.raises(OSError, match="disk full"):
         write_dataset(tmp_path / "tgs", train=4, test=2)
     assert not list(tmp_path.iterdir())

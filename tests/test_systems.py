@@ -7,16 +7,9 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 from shapes import labelled
 
-from helpers import (
-    config,
-    inference,
-    losses,
-    resnet,
-    runs,
-    submission,
-    systems,
-    training,
-)
+from helpers import config, inference, losses, submission, systems, training
+from helpers.backbones import resnet
+from helpers.training import runs
 
 NAMES = {
     "jain-scratch",

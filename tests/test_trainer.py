@@ -8,9 +8,10 @@ import time
 import pytest
 from pretend import labelled, pretend
 
-from helpers import config, explore, recipe, trainer
-from helpers.files import DataError
-from helpers.runs import Run
+from helpers import config, systems
+from helpers.panel import tabs, trainer
+from helpers.training.runs import Run
+from helpers.utils.files import DataError
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def settings(tmp_path):
 def panel(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "EVERY", 0.05)
     tiles = labelled(60)
-    panel = explore.compare(pretend(tmp_path / "pretended", tiles), tiles, settings)
+    panel = tabs.compare(pretend(tmp_path / "pretended", tiles), tiles, settings)
     panel.tabs.selected_index = 3
     return panel
 
@@ -93,7 +94,7 @@ def test_training_started_here_joins_the_comparison(panel, settings):
     assert tab.stop.disabled and not tab.start.disabled
     run = Run(settings.runs_dir / "my-scratch-bce-64px-2x8" / "fold-0")
     assert list(run.history()["epoch"]) == [0, 1]
-    assert recipe.read(run.folder / "config.json") == tab.system
+    assert systems.read(run.folder / "config.json") == tab.system
 
 
 def test_training_is_stopped_after_an_epoch_and_found_by_a_new_panel(panel, settings):
@@ -123,7 +124,7 @@ def test_process_that_fails_says_why(panel, monkeypatch):
 def test_number_of_another_process_is_not_taken_for_a_training(panel, settings):
     row = small(panel).system
     path = settings.output_dir / "rows" / f"{row.name}.json"
-    recipe.write(row, path)
+    systems.write(row, path)
     call = [sys.executable, "-c", "import time; time.sleep(60)"]
     for number, more in enumerate(([], [str(path)])):
         with subprocess.Popen([*call, *more]) as other:
@@ -159,11 +160,11 @@ def test_parts_are_explained(panel):
 
 def test_row_is_written_and_read(tmp_path, panel):
     row = small(panel).system
-    recipe.write(row, tmp_path / "row.json")
-    assert recipe.read(tmp_path / "row.json") == row
+    systems.write(row, tmp_path / "row.json")
+    assert systems.read(tmp_path / "row.json") == row
     for text in ("", "[]", '{"system": {}}', '{"name": "x", "stages": 1}'):
         (tmp_path / "row.json").write_text(text)
         with pytest.raises(DataError, match=r"row\.json: no row of a system"):
-            recipe.read(tmp_path / "row.json")
+            systems.read(tmp_path / "row.json")
     with pytest.raises(DataError, match=r"none\.json: no row"):
-        recipe.read(tmp_path / "none.json")
+        systems.read(tmp_path / "none.json")

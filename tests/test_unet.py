@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from keras.ops import convert_to_numpy as to_numpy
 
-from helpers import losses, machine, synthetic
+from helpers import losses, synthetic
 from helpers.encoders import ENCODERS, conv_block
 from helpers.unet import build_unet, dilated_branches, scse_block
+from helpers.utils import hardware
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -55,7 +56,7 @@ def test_every_weight_learns():
     model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, residual=True)
     before = [weight.numpy().copy() for weight in model.trainable_weights]
     model.compile(
-        keras.optimizers.SGD(1.0), losses.get("bce"), jit_compile=machine.jit_compile()
+        keras.optimizers.SGD(1.0), losses.get("bce"), jit_compile=hardware.jit_compile()
     )
     rng = np.random.default_rng(0)
     tile = rng.random((4, 32, 32, 1), np.float32)
@@ -130,7 +131,7 @@ def test_three_classes_are_learned():
         keras.optimizers.Adam(1e-2),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.MeanIoU(3, sparse_y_pred=False, name="iou")],
-        jit_compile=machine.jit_compile(),
+        jit_compile=hardware.jit_compile(),
     )
     history = model.fit(images, labels, epochs=12, verbose=0).history
     assert history["loss"][-1] < 0.7 * history["loss"][0]
@@ -179,7 +180,7 @@ def test_every_part_can_be_switched_on_learns_and_is_saved(parts, tmp_path):
     model.compile(
         keras.optimizers.Adam(1e-2),
         loss["mask"] if single else loss,
-        jit_compile=machine.jit_compile(),
+        jit_compile=hardware.jit_compile(),
     )
     model.train_on_batch(tile, target["mask"] if single else target)
     for weight, old in zip(model.trainable_weights, before, strict=True):

@@ -11,8 +11,8 @@ import pytest
 from keras.ops import convert_to_numpy as to_numpy
 from safetensors.numpy import load_file, save_file
 
+from helpers.backbones.weights import load_weights
 from helpers.encoders import TAPS, build_encoder
-from helpers.weights import load_weights
 
 NAMES = Path(__file__).parent / "fixtures" / "timm_names.json"
 TIMM_NAMES = json.loads(NAMES.read_text())

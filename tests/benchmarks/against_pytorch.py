@@ -51,9 +51,9 @@ def serve(pipe, step, answer):
 def work_keras(pipe, threads, name, batch, chosen):
     """Keras on TensorFlow: sends its precision, layers, weights and logits."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    from helpers import machine
+    from helpers.utils import hardware
 
-    keras = machine.load_keras()
+    keras = hardware.load_keras()
     import tensorflow as tf
 
     from helpers import losses, systems, training
@@ -61,13 +61,13 @@ def work_keras(pipe, threads, name, batch, chosen):
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     system = systems.get(name).with_weights("none")
-    policy = machine.choose_precision()[0] if chosen else "float32"
+    policy = hardware.choose_precision()[0] if chosen else "float32"
     model = training.build_model(system, policy)
-    with machine.precision(policy):
+    with hardware.precision(policy):
         model.compile(
             keras.optimizers.Adam(1e-4),
             losses.get("bce"),
-            jit_compile=machine.jit_compile(),
+            jit_compile=hardware.jit_compile(),
         )
     images, masks = tiles(batch)
     weights = {layer.name: layer.get_weights() for layer in model.layers}

@@ -17,7 +17,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from helpers import config, data, inference, systems, training
-from helpers.files import write_beside
+from helpers.utils.files import write_beside
 
 BUDGET = config.Budget(epochs=10, size=64, tiles=1600, batch_size=16)
 NAMES = ("bce", "focal", "dice", "bce+dice", "lovasz", "lovasz-elu", "jain-mix")

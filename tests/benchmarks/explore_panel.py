@@ -17,12 +17,13 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from helpers import machine
+from helpers.utils import hardware
 
-machine.load_keras()
+hardware.load_keras()
 from pretend import labelled, pretend
 
-from helpers import config, explore
+from helpers import config
+from helpers.panel import tabs
 
 
 def clock(name, moves):
@@ -54,7 +55,7 @@ def main():
         made = pretend(Path(folder), tiles, parts=1)
         settings = config.Settings("synthetic", Path(folder), config.PROFILES["smoke"])
         start = time.perf_counter()
-        panel = explore.compare(made, tiles, settings)
+        panel = tabs.compare(made, tiles, settings)
         print(f"panel made, first tab drawn: {time.perf_counter() - start:.1f} s")
         start = time.perf_counter()
         panel._repr_mimebundle_()

@@ -17,12 +17,12 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from helpers import machine
+from helpers.utils import hardware
 
-keras = machine.load_keras()
+keras = hardware.load_keras()
 import tensorflow as tf  # its kernels are what is measured
 
-from helpers.resnet import GroupedConv2D
+from helpers.backbones.resnet import GroupedConv2D
 
 SHAPES = ((128, 128), (64, 256), (32, 512), (16, 1024))  # side, channels
 WAYS = {"split": 1, "16": 16, "32": 32, "64": 64, "128": 128, "whole": 1 << 20}

@@ -13,7 +13,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from helpers import systems
 from helpers.augmentation import Augmentation
-from helpers.pipeline import Frame, TileBatches
+from helpers.batches import Frame, TileBatches
 
 FULL = Augmentation(0.5, 0.1, 0.1, 5.0, 0.1, 0.1, 0.1, 0.1)
 OLSEN = systems.get("olsen-seresnext50").augmentation

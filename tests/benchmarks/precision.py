@@ -14,19 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from helpers.machine import load_keras
+from helpers.utils.hardware import load_keras
 
 load_keras()
 import numpy as np
 
-from helpers import config, data, inference, machine, metrics, systems, training
+from helpers import config, data, inference, metrics, systems, training
+from helpers.utils import hardware
 
 
 def main(epochs, seeds):
     """Train, compare, print."""
     budget = config.Budget(epochs, tiles=800, batch_size=16)
     system = systems.get("salt-net").within(budget)
-    policy, reason = machine.choose_precision()
+    policy, reason = hardware.choose_precision()
     print(f"rule of this machine: {policy} ({reason})")
     if policy == "float32":
         return

@@ -18,9 +18,9 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from helpers import machine
+from helpers.utils import hardware
 
-machine.load_keras()
+hardware.load_keras()
 from helpers import inference, systems, training
 
 SIZES = (8, 16, 32, 64, 128)  # of a batch
@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--system", default="salt-net")
     arguments = parser.parse_args()
     system = systems.get(arguments.system).with_weights("none")
-    policy = machine.choose_precision()[0]
+    policy = hardware.choose_precision()[0]
     model = training.build_model(system, policy)
     rng = np.random.default_rng(0)
     tiles = rng.integers(0, 256, (arguments.tiles, 101, 101)).astype(np.uint8)

@@ -16,12 +16,12 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from helpers import machine
+from helpers.utils import hardware
 
-machine.load_keras()
+hardware.load_keras()
 from helpers import config, systems, training
 from helpers.data import Tiles
-from helpers.synthetic import make_tiles
+from helpers.synthetic.tiles import make_tiles
 
 
 def main():

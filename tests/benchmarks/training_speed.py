@@ -23,14 +23,14 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from helpers import machine
+from helpers.utils import hardware
 
-keras = machine.load_keras()
+keras = hardware.load_keras()
 from input_pipeline import BENT, FULL, OLSEN
 
 from helpers import losses, systems, training
+from helpers.batches import TileBatches
 from helpers.metrics import CompetitionScore, MeanTileIoU
-from helpers.pipeline import TileBatches
 
 SYSTEM = systems.get("salt-net")
 BATCH = 32
@@ -52,13 +52,13 @@ class Ready(keras.utils.PyDataset):
 
 def compiled(network, policy, loss, metrics=()):
     """The network, ready to be trained as `training` does."""
-    with machine.precision(policy):
+    with hardware.precision(policy):
         model = keras.Model(network.input, network.output)
         model.compile(
             keras.optimizers.Adam(1e-4),
             losses.get(loss),
             metrics=list(metrics),
-            jit_compile=machine.jit_compile(),
+            jit_compile=hardware.jit_compile(),
         )
     return model
 
@@ -138,7 +138,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiles", type=int, default=320)
     arguments = parser.parse_args()
-    policies = dict.fromkeys([machine.choose_precision()[0], "float32"])
+    policies = dict.fromkeys([hardware.choose_precision()[0], "float32"])
     for policy in policies:
         network = training.build_model(SYSTEM, policy)
         epochs(network, policy, arguments.rounds, arguments.tiles)

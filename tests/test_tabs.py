@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from pretend import labelled, pretend
 
-from helpers import config, explore, metrics
-from helpers.comparison import CHOICE, Choice
-from helpers.files import DataError
+from helpers import config, metrics
 from helpers.inference import Rule
+from helpers.panel import tabs
+from helpers.panel.comparison import CHOICE, Choice
+from helpers.utils.files import DataError
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def made(tmp_path_factory):
 def panel(made):
     folder, tiles, there = made
     settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
-    return explore.compare([run for run in there if run.name.endswith("0")], tiles,
+    return tabs.compare([run for run in there if run.name.endswith("0")], tiles,
                            settings)  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def test_thresholds_rescore_everything(panel):
 
 
 def test_only_the_tab_that_is_seen_is_drawn(panel):
-    browser = part(panel, explore.Browser)
+    browser = part(panel, tabs.Browser)
     assert not browser.picture.value and browser.stale
     panel.threshold.value = 0.3
     assert not browser.picture.value
@@ -86,11 +87,11 @@ def test_other_runs_can_be_chosen(panel, made):
 def test_names_stand_for_all_folds_of_a_system(panel, made):
     _, tiles, there = made
     soft = next(run for run in there if run.name == "soft/fold-0")
-    named = explore.compare([soft, "soft", "wild"], tiles, panel.settings)
+    named = tabs.compare([soft, "soft", "wild"], tiles, panel.settings)
     names = [run.name for run in named.chosen.value]
     assert names == ["soft/fold-0", "soft/fold-1", "wild/fold-0", "wild/fold-1"]
     with pytest.raises(DataError, match="no finished run of nobody"):
-        explore.compare(["nobody"], tiles, panel.settings)
+        tabs.compare(["nobody"], tiles, panel.settings)
 
 
 def test_tiles_are_paged_ordered_and_zoomed(panel):
@@ -215,7 +216,7 @@ def test_new_panel_says_what_is_kept(made, tmp_path, capsys):
     first = [run for run in made[2] if run.name.endswith("0")]
     weights = (("sharp", 0.5), ("soft", 1.0))
     Choice(weights, False, Rule(0.53, 0, 30)).save(settings)
-    mixer = show(explore.compare(first, made[1], settings), "What if")
+    mixer = show(tabs.compare(first, made[1], settings), "What if")
     kept = (
         "kept at present: 0.5 x sharp + 1 x soft, threshold 0.53, component 30, "
         "smallest mask 0, flips off"
@@ -230,7 +231,7 @@ def test_new_panel_says_what_is_kept(made, tmp_path, capsys):
     mixer.panel.chosen.value = first[1:]  # without one of its systems
     assert mixer.kept.value == ""
     (tmp_path / CHOICE).write_text("{")
-    mixer = show(explore.compare(first, made[1], settings), "What if")
+    mixer = show(tabs.compare(first, made[1], settings), "What if")
     assert mixer.kept.value == ""
 
 
@@ -242,7 +243,7 @@ def test_long_names_leave_the_sliders_their_room(panel):
 
 def test_without_widgets_there_is_a_picture(panel):
     bundle = panel._repr_mimebundle_(include=None, exclude=None)
-    assert bundle[explore.WIDGET]["model_id"] == panel.box.model_id
+    assert bundle[tabs.WIDGET]["model_id"] == panel.box.model_id
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
     assert bundle["text/plain"] == "comparison of sharp, soft, rough, wild"
 
@@ -266,7 +267,7 @@ def test_every_control_has_a_name(panel):
 def test_one_run_is_enough(made):
     folder, tiles, there = made
     settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
-    alone = explore.compare(there[:1], tiles, settings)
+    alone = tabs.compare(there[:1], tiles, settings)
     for title in ("Tiles", "What if", "Systems"):
         show(alone, title)
     assert (alone.comparison.disagreement() == 0).all()

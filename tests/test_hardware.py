@@ -6,7 +6,7 @@ import sys
 import keras
 import pytest
 
-from helpers import machine
+from helpers.utils import hardware
 
 
 def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
@@ -16,9 +16,9 @@ def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
         pytest.skip("Keras cannot list PyTorch's devices")
     devices = ["cpu:0"]
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
-    assert machine.accelerator() == ""
+    assert hardware.accelerator() == ""
     devices.append("gpu:0")
-    assert machine.accelerator() == "gpu:0"
+    assert hardware.accelerator() == "gpu:0"
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
 def test_precision_follows_the_machine(device, flags, policy, monkeypatch):
     if keras.backend.backend() != "tensorflow" and policy == "mixed_bfloat16":
         pytest.skip("a rule for TensorFlow's kernels")
-    monkeypatch.setattr(machine, "accelerators", lambda: [device] if device else [])
-    monkeypatch.setattr(machine, "_cpu_flags", lambda: flags)
-    chosen, reason = machine.choose_precision()
+    monkeypatch.setattr(hardware, "accelerators", lambda: [device] if device else [])
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
+    chosen, reason = hardware.choose_precision()
     assert chosen == policy and reason
 
 
@@ -52,9 +52,9 @@ def test_precision_follows_the_machine(device, flags, policy, monkeypatch):
     ],
 )
 def test_precision_follows_the_gpu(capability, policy, monkeypatch):
-    monkeypatch.setattr(machine, "accelerators", lambda: ["GPU:0"])
-    monkeypatch.setattr(machine, "compute_capability", lambda: capability)
-    chosen, reason = machine.choose_precision()
+    monkeypatch.setattr(hardware, "accelerators", lambda: ["GPU:0"])
+    monkeypatch.setattr(hardware, "compute_capability", lambda: capability)
+    chosen, reason = hardware.choose_precision()
     assert chosen == policy and reason
 
 
@@ -66,7 +66,7 @@ def test_capability_is_read_as_each_backend_says_it(monkeypatch):
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda gpu: details
     )
-    assert machine.compute_capability() == (7, 5)
+    assert hardware.compute_capability() == (7, 5)
     jax = pytest.importorskip("jax")
 
     class Device:
@@ -74,11 +74,11 @@ def test_capability_is_read_as_each_backend_says_it(monkeypatch):
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr(jax, "devices", lambda: [Device])
-    assert machine.compute_capability() == (8, 0)
+    assert hardware.compute_capability() == (8, 0)
 
 
 def test_stderr_is_silent_inside_quiet_and_back_after_it(capfd):
-    with machine.quiet():
+    with hardware.quiet():
         os.write(2, b"noise")
     sys.stderr.write("a word")
     sys.stderr.flush()

@@ -21,14 +21,15 @@ import psutil
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from helpers import charts, encoders, losses, recipe, systems, training
-from helpers.callbacks import duration
+from helpers import encoders, losses, systems, training
 from helpers.config import ROOT, Budget, Settings
-from helpers.files import DataError
-from helpers.runs import Run
+from helpers.panel import charts
+from helpers.training.callbacks import duration
+from helpers.training.runs import Run
+from helpers.utils.files import DataError
 
 if TYPE_CHECKING:  # which imports this module
-    from helpers.explore import Panel
+    from helpers.panel.tabs import Panel
 
 PARTS: dict[str, Any] = {  # of a decoder, see `unet.build_unet`
     "residual": True,
@@ -113,17 +114,17 @@ class Trainer:
         """Nothing here depends on the runs that are compared."""
 
     @property
-    def system(self) -> recipe.System:
-        """The `recipe.System` that the menus say."""
+    def system(self) -> systems.System:
+        """The `systems.System` that the menus say."""
         parts = {name: PARTS[name] for name in self.parts.value}
         small: dict[str, Any] = {}
         if self.encoder.value == "scratch":
             small = {"filters": 16, "depth": 4}
-        network = recipe.Network(self.encoder.value, **small, **parts)
+        network = systems.Network(self.encoder.value, **small, **parts)
         further: dict[str, Any] = {
             name: 0.1 for name in ("gate", "deep") if name in parts
         }
-        stage = recipe.Stage(self.loss.value, self.epochs.value, **further)
+        stage = systems.Stage(self.loss.value, self.epochs.value, **further)
         cost = f"{self.size.value}px-{self.epochs.value}x{self.tiles.value}"
         made_of = [self.encoder.value, *parts, self.loss.value, self.weights.value]
         name = "-".join(["my", *made_of, cost]).replace("-none-", "-")
@@ -239,15 +240,15 @@ class Job:
         self, path: Path, settings: Settings, process: subprocess.Popen | None = None
     ) -> None:
         self.path, self.process = path, process
-        system = recipe.read(path)
+        system = systems.read(path)
         self.name, self.epochs = system.name, system.epochs
         self.folder = settings.runs_dir / system.name / "fold-0"
 
     @classmethod
-    def start(cls, system: recipe.System, settings: Settings) -> Self:
+    def start(cls, system: systems.System, settings: Settings) -> Self:
         """Write the row down, and train it on fold 0."""
         path = settings.output_dir / "rows" / f"{system.name}.json"
-        recipe.write(system, path)
+        systems.write(system, path)
         command = [sys.executable, "-m", "helpers", "train", str(path)]
         command += [
             "--data-dir",

@@ -16,8 +16,8 @@ from numpy.random import Generator
 from PIL import Image
 
 from helpers.config import TILE
-from helpers.files import write_beside
-from helpers.geology import (
+from helpers.rle import rle_encode
+from helpers.synthetic.geology import (
     SALT,
     SEDIMENT,
     SHAPE,
@@ -27,7 +27,7 @@ from helpers.geology import (
     Survey,
     make_section,
 )
-from helpers.rle import rle_encode
+from helpers.utils.files import write_beside
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 # Tiles per coverage class, ceil(10 * coverage) = 0 ... 10, in the real training set:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from shapes import blobs, noise
 
 from helpers.augmentation import Augmentation
+from helpers.batches import Frame, TileBatches
 from helpers.metrics import mean_precision
-from helpers.pipeline import Frame, TileBatches
 
 OFF = Augmentation(flip=0.0)
 EVERYTHING = Augmentation(0.5, zoom=0.2, shift=0.1, rotation=10.0, shear=0.1)

@@ -7,8 +7,8 @@ from keras import layers
 from keras.ops import convert_to_numpy as to_numpy
 
 from helpers.encoders import build_encoder
-from helpers.measure import multiply_adds, receptive_field, seconds_per_tile
 from helpers.unet import build_unet
+from helpers.utils.model_stats import multiply_adds, receptive_field, seconds_per_tile
 
 
 def test_multiply_adds_of_layers_counted_by_hand():

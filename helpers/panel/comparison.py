@@ -13,12 +13,13 @@ from typing import Self
 
 import numpy as np
 
-from helpers import inference, metrics, runs
+from helpers import inference, metrics
 from helpers.config import Settings
 from helpers.data import Tiles, coverage_class
-from helpers.files import DataError, write_beside
 from helpers.inference import Rule
-from helpers.runs import Run
+from helpers.training import runs
+from helpers.training.runs import Run
+from helpers.utils.files import DataError, write_beside
 
 BINS = 10  # of probability, in a calibration
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 from helpers.config import HOME, ROOT
-from helpers.files import DataError, write_beside
+from helpers.utils.files import DataError, write_beside
 
 STAMP = "ran"  # in a notebook's metadata: a checksum of the cells that were run
 WORDS = "<details><summary>The figure in words</summary>"

@@ -15,21 +15,21 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers import devices, inference, losses, stages
-from helpers.callbacks import EpochOrder, Show, TimeLeft, duration, tensorboard
-from helpers.checkpoints import Checkpoints, Copy, bring_back, keep_copy
+from helpers import inference, losses
+from helpers.batches import Frame, TileBatches
 from helpers.config import Settings
 from helpers.data import Tiles, make_folds
-from helpers.files import write_beside
-from helpers.machine import accelerator, choose_precision, precision
-from helpers.measure import seconds_per_tile
 from helpers.metrics import precision_per_image
-from helpers.pipeline import Frame, TileBatches
-from helpers.recipe import Network, System
-from helpers.runs import PLAN, VERSION, Run, find_runs
-from helpers.stages import Stopped
-from helpers.systems import DEFAULT, get
+from helpers.systems import DEFAULT, Network, System, get
+from helpers.training import devices, stages
+from helpers.training.callbacks import EpochOrder, Show, TimeLeft, duration, tensorboard
+from helpers.training.checkpoints import Checkpoints, Copy, bring_back, keep_copy
+from helpers.training.runs import PLAN, VERSION, Run, find_runs
+from helpers.training.stages import Stopped
 from helpers.unet import build_unet
+from helpers.utils.files import write_beside
+from helpers.utils.hardware import accelerator, choose_precision, precision
+from helpers.utils.model_stats import seconds_per_tile
 
 __all__ = ["EpochOrder", "Stopped", "build_model", "estimate", "find_runs", "fit"]
 
@@ -89,18 +89,18 @@ def fit(
     told = [TimeLeft(system.epochs)] if verbose == 1 else []
     told += [Show(folder / "history.csv", show)] if show else []
     told += tensorboard(settings.output_dir / "tensorboard" / system.name / folder.name)
-    with devices.spread() as share:
+    with devices.distribute() as count:
         model = build_model(system, policy, settings.seed + fold)
         checkpoints = _begin(folder, copy, plan)
         done = len(checkpoints.state.history)
         print(
             f"{system.name}, fold {fold}: {system.epochs} epochs in {policy} ({reason})"
-            + f", {share.devices} devices" * (share.devices > 1)
+            + f", {count} devices" * (count > 1)
             + f", going on after epoch {done}" * (done > 0)
         )
         rest, watched = _watched(system, rest, held_out, settings.seed + fold)
-        data = _batches(system, rest, watched, model, settings.seed + fold, share)
-        with devices.synchronised(model, share):
+        data = _batches(system, rest, watched, model, settings.seed + fold, count)
+        with devices.synchronized(model, count):
             stages.train(model, system, data, checkpoints, told, policy, verbose)
         _keep(model, checkpoints.state.snapshots(), folder)
     plan["parameters"] = model.count_params()
@@ -172,9 +172,6 @@ def _is_finished(system: System, tiles: Tiles, settings: Settings, fold: int) ->
 def _places(system: System, fold: int, settings: Settings) -> tuple[Path, Copy | None]:
     """The folder of a run, and the `Copy` of it or `None`."""
     where = Path("runs", system.name, f"fold-{fold}")
-    number, _ = devices.processes()
-    if number:  # of several machines the first one keeps the run
-        return settings.output_dir / f"machine-{number}" / where, None
     copies = settings.copy_dir
     copy = Copy(copies, copies / where) if copies else None
     return settings.output_dir / where, copy
@@ -295,7 +292,7 @@ def _batches(
     watched: Tiles,
     model: keras.Model,
     seed: int,
-    share: devices.Share,
+    count: int,
 ) -> tuple[TileBatches, TileBatches]:
     """Batches of the tiles trained on, and of those watched."""
     outputs = stages.output_names(model)
@@ -307,14 +304,14 @@ def _batches(
         system.augmentation,
         seed,
         outputs,
-        share,
+        count,
     ), TileBatches(
         watched.images,
         watched.masks,
         system.frame,
         2 * system.batch_size,  # without gradients there is room for more
         outputs=outputs,
-        share=share,
+        devices=count,
     )
 
 

@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import keras
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:  # both import this module
-    from helpers.pipeline import TileBatches
-    from helpers.recipe import Stage
+from helpers.batches import TileBatches
+from helpers.systems import Stage
 
 
 class EpochOrder(keras.callbacks.Callback):
@@ -29,10 +28,10 @@ class EpochOrder(keras.callbacks.Callback):
     Keras does neither, and a backup does not hold the state of the dropout layers.
 
     Args:
-        batches: the `pipeline.TileBatches` trained on.
+        batches: the `batches.TileBatches` trained on.
     """
 
-    def __init__(self, batches: "TileBatches") -> None:
+    def __init__(self, batches: TileBatches) -> None:
         super().__init__()
         self.batches = batches
 
@@ -103,14 +102,14 @@ class CosineRate(keras.callbacks.Callback):
     alone, so it goes on where it was interrupted.
 
     Args:
-        stage: a `recipe.Stage`.
+        stage: a `systems.Stage`.
         first: number of the stage's first epoch.
         steps: in an epoch.
 
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983
     """
 
-    def __init__(self, stage: "Stage", first: int, steps: int) -> None:
+    def __init__(self, stage: Stage, first: int, steps: int) -> None:
         super().__init__()
         self.stage, self.first, self.steps = stage, first, steps
 

@@ -7,18 +7,18 @@ import keras
 import numpy as np
 
 from helpers import losses
-from helpers.callbacks import (
+from helpers.batches import TileBatches
+from helpers.metrics import CompetitionScore, MeanTileIoU
+from helpers.systems import Stage, System
+from helpers.training.callbacks import (
     CosineRate,
     EpochOrder,
     Replay,
     ShortNames,
     StopAfterEpoch,
 )
-from helpers.checkpoints import BEST, Checkpoints, SaveState
-from helpers.machine import jit_compile, precision
-from helpers.metrics import CompetitionScore, MeanTileIoU
-from helpers.pipeline import TileBatches
-from helpers.recipe import Stage, System
+from helpers.training.checkpoints import BEST, Checkpoints, SaveState
+from helpers.utils.hardware import jit_compile, precision
 
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -45,8 +45,8 @@ def train(
 
     Args:
         model: the network, not compiled; it ends with the weights to keep.
-        system: a `recipe.System`.
-        data: `(batches, watched)`, two `pipeline.TileBatches`: of the tiles trained on,
+        system: a `systems.System`.
+        data: `(batches, watched)`, two `batches.TileBatches`: of the tiles trained on,
             and of those whose score is watched.
         checkpoints: `checkpoints.Checkpoints`.
         told: callbacks that only tell how the training goes.

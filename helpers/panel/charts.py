@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from helpers import plotting
-from helpers.comparison import Comparison, Prediction
 from helpers.inference import THRESHOLDS, Rule
+from helpers.panel.comparison import Comparison, Prediction
 from helpers.plotting import GUESS, LINES, TRUTH
 
 MARKERS, HATCHES = "os^Dv<>P*X", ("", "//", "..", "xx", "\\\\", "++", "oo", "--")

@@ -11,18 +11,8 @@ import pandas as pd
 import pytest
 from shapes import labelled
 
-from helpers import (
-    callbacks,
-    config,
-    data,
-    inference,
-    metrics,
-    recipe,
-    runs,
-    stages,
-    systems,
-    training,
-)
+from helpers import config, data, inference, metrics, systems, training
+from helpers.training import callbacks, runs, stages
 
 TINY = replace(
     systems.get("salt-net").within(config.Budget(4, size=32)),
@@ -255,8 +245,8 @@ def test_tiles_that_choose_the_epoch_are_not_those_reported(tiles):
 @pytest.mark.parametrize(
     "stage",
     [
-        recipe.Stage("bce", 9, 0.0, "plateau", patience=1, stopping=2),
-        recipe.Stage("bce", 3, 1e-2, average=0.9),
+        systems.Stage("bce", 9, 0.0, "plateau", patience=1, stopping=2),
+        systems.Stage("bce", 3, 1e-2, average=0.9),
     ],
     ids=["stopped", "averaged"],
 )
@@ -423,7 +413,7 @@ def test_second_request_stops_at_once():
 
 
 def test_snapshots_before_restarts_predict_together(tiles, settings):
-    stage = recipe.Stage("bce+dice", 4, 1e-2, restarts=1)
+    stage = systems.Stage("bce+dice", 4, 1e-2, restarts=1)
     run = training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
     names = {file.name for file in run.folder.glob("*.keras")}
     assert names == {"model.keras", "snapshot-0001.keras"}
@@ -440,7 +430,7 @@ def test_averaged_weights_are_the_ones_examined_and_kept(tiles, settings):
     """A mean with a share of 1 stays where the first step began it."""
     weights = []
     for epochs in (1, 2):
-        stage = recipe.Stage("bce+dice", epochs, 1e-2, warm_up=0, average=1.0)
+        stage = systems.Stage("bce+dice", epochs, 1e-2, warm_up=0, average=1.0)
         system = replace(TINY, name=f"mean-{epochs}", stages=(stage,))
         run = training.fit(system, tiles, 0, settings, verbose=0)
         weights.append([np.array(w) for w in run.model().trainable_weights])
@@ -451,7 +441,7 @@ def test_averaged_weights_are_the_ones_examined_and_kept(tiles, settings):
 
 def test_clipped_gradients_are_no_longer_than_that(tiles, settings):
     """With plain steps the weights move by the rate times the gradient."""
-    stage = recipe.Stage("bce", 1, 1.0, "plateau", optimizer="sgd", clip=1e-6)
+    stage = systems.Stage("bce", 1, 1.0, "plateau", optimizer="sgd", clip=1e-6)
     system = replace(TINY, stages=(stage,), batch_size=64)
     run = training.fit(system, tiles, 0, settings, verbose=0)
     fresh = training.build_model(system, run.config["precision"], settings.seed)
@@ -463,7 +453,7 @@ def test_clipped_gradients_are_no_longer_than_that(tiles, settings):
 @pytest.mark.parametrize("optimizer", stages.OPTIMIZERS)
 def test_every_optimizer_lowers_the_loss(optimizer, tiles, settings):
     rate = 0.05 if optimizer == "sgd" else 1e-2
-    stage = recipe.Stage("bce", 5, rate, optimizer=optimizer, weight_decay=1e-4)
+    stage = systems.Stage("bce", 5, rate, optimizer=optimizer, weight_decay=1e-4)
     run = training.fit(replace(TINY, stages=(stage,)), tiles, 0, settings, verbose=0)
     loss = run.history()["loss"]
     assert loss.iloc[-1] < 0.9 * loss.iloc[0]

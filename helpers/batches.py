@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike
 
 from helpers.augmentation import Augmentation
 from helpers.config import TILE
-from helpers.devices import Share
-from helpers.machine import Tensor
+from helpers.utils.hardware import Tensor
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ class TileBatches(keras.utils.PyDataset):
         seed: integer.
         outputs: names of the network's outputs, if it has several: `"gate"` is given
             whether a tile has salt, every other one the mask.
-        share: a `devices.Share`, where several devices divide each batch: tiles beyond
-            what they can divide evenly are left out of the epoch.
+        devices: how many devices divide each batch; tiles beyond what they can divide
+            evenly are left out of the epoch.
     """
 
     def __init__(
@@ -135,12 +134,12 @@ class TileBatches(keras.utils.PyDataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         outputs: Sequence[str] = (),
-        share: Share | None = None,
+        devices: int = 1,
     ) -> None:
         super().__init__()
         self.images, self.masks = frame.to_network(images), frame.to_network(masks)
-        self.share = share or Share()
-        self.batch_size = max(self.share.whole(batch_size), self.share.devices)
+        self.devices = devices
+        self.batch_size = max(batch_size // devices, 1) * devices
         self.augmentation = augmentation
         self.seed = seed
         self.outputs = outputs
@@ -156,7 +155,7 @@ class TileBatches(keras.utils.PyDataset):
         self.order = np.arange(len(self.images))
         if self.augmentation is not None:
             np.random.default_rng((self.seed, epoch)).shuffle(self.order)
-        self.order = self.order[: self.share.whole(len(self.order))]
+        self.order = self.order[: len(self.order) // self.devices * self.devices]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
         """Batch `index`: images and masks, float32, (batch, size, size, 1).
@@ -173,7 +172,7 @@ class TileBatches(keras.utils.PyDataset):
         else:
             rng = np.random.default_rng((self.seed, self.epoch, 1 + index))
             images, masks = self.augmentation(images, masks, rng)
-        images, masks = (self.share.part(x)[..., None] for x in (images, masks))
+        images, masks = images[..., None], masks[..., None]
         if not self.outputs:
             return images, masks
         targets = dict.fromkeys(self.outputs, masks)

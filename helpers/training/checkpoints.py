@@ -27,9 +27,8 @@ from typing import Any
 import keras
 import pandas as pd
 
-from helpers.devices import least
-from helpers.files import sweep, write_beside
-from helpers.recipe import Stage
+from helpers.systems import Stage
+from helpers.utils.files import sweep, write_beside
 
 KEPT = 2  # checkpoints: if the newest is damaged, there is the one before
 SEALED, TRAINING, BEST = "state.txt", "state.weights.h5", "best.weights.h5"
@@ -77,10 +76,6 @@ class Checkpoints:
         sweep(run)
         sweep(self.folder)
         self.state = self._newest()
-        together = least(self.state.epoch)
-        while self.state.epoch > together:  # another machine was stopped before it
-            shutil.rmtree(self.state.folder)
-            self.state = self._newest()
         self._write_history()
 
     def _newest(self) -> State:
@@ -133,7 +128,7 @@ class SaveState(keras.callbacks.Callback):
     Args:
         checkpoints: a `Checkpoints`.
         bare: the same network, not compiled: weights without an optimiser's state.
-        stage: a `recipe.Stage`.
+        stage: a `systems.Stage`.
         number: its number.
         first: number of its first epoch.
 

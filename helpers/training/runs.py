@@ -26,11 +26,12 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers import inference, resnet, systems
+from helpers import inference, systems
+from helpers.backbones import resnet
+from helpers.batches import Frame
 from helpers.config import Settings
 from helpers.data import Tiles
-from helpers.files import DataError
-from helpers.pipeline import Frame
+from helpers.utils.files import DataError
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Run:
 
     @property
     def frame(self) -> Frame:
-        """The `pipeline.Frame` of its network."""
+        """The `batches.Frame` of its network."""
         return Frame(**self.config["system"]["frame"])
 
     @property

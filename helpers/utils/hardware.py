@@ -1,11 +1,9 @@
 """What this machine is good at: accelerators, number formats, compilers."""
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +13,6 @@ POLITE = {  # less noise, and memory of the accelerator is left for other proces
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
-JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # set where several machines train together
 
 Tensor = Any  # of whichever backend, or Keras' own while a model is built
 
@@ -31,15 +28,7 @@ def load_keras() -> ModuleType:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with quiet():
         import keras
-    if JOB in os.environ:
-        _join()
     return keras
-
-
-@cache
-def _join() -> None:
-    """Meet the other machines, once; Keras reads their addresses itself."""
-    importlib.import_module("keras.distribution").initialize()
 
 
 def accelerators() -> list[str]:

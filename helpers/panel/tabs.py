@@ -1,4 +1,4 @@
-"""Systems side by side, with sliders: `explore.compare(runs, tiles, settings)`.
+"""Systems side by side, with sliders: `tabs.compare(runs, tiles, settings)`.
 
 The panel is made of ipywidgets and still pictures, and needs nothing else: it works in
 JupyterLab, Colab and VS Code. Where there are no widgets (GitHub, nbconvert) the same
@@ -13,13 +13,13 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from helpers import charts
-from helpers.comparison import ORDERS, Choice, Comparison
 from helpers.config import TILE, Settings
 from helpers.data import DataError, Tiles
 from helpers.inference import Rule, interval
-from helpers.runs import Run, folds_of
-from helpers.trainer import Trainer, picture
+from helpers.panel import charts
+from helpers.panel.comparison import ORDERS, Choice, Comparison
+from helpers.panel.trainer import Trainer, picture
+from helpers.training.runs import Run, folds_of
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDE = {"description_width": "initial"}

@@ -1,0 +1,1 @@
+"""Pretrained families: ResNet34, SE-ResNeXt, fast CPU layers, weight files."""

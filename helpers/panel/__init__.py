@@ -1,0 +1,6 @@
+"""The interactive panel: `panel.compare(runs, tiles, settings)`."""
+
+from helpers.panel.comparison import Choice
+from helpers.panel.tabs import compare
+
+__all__ = ["Choice", "compare"]

@@ -1,0 +1,1 @@
+"""What is not about salt: files written whole, hardware, what a network costs."""
