@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import PROFILES, ROOT, SYNTHETIC, Budget, Settings
-from helpers.utils.files import DataError, write_beside
+from helpers.utils.files import DataError, atomic_write
 from helpers.utils.hardware import load_keras
 
 STOPPED = 130  # exit status of a program that was asked to stop
@@ -156,7 +156,7 @@ def _planned(options: argparse.Namespace, settings: Settings) -> list:
         small = system.name != systems.DEFAULT and profile.main.epochs is not None
         budget = profile.encoders if small else profile.main
         if options.system.endswith(".json"):
-            budget = Budget(None, system.frame.size, system.tiles)
+            budget = Budget(None, system.transform.size, system.tiles)
         budget = replace(budget, epochs=options.epochs or budget.epochs)
         planned.append(system.within(budget))
     return planned
@@ -199,7 +199,7 @@ def _predict(names: list[str], options: argparse.Namespace, settings: Settings) 
     for run, weight in members.items():
         print(f"{weight:.3f} x {run.name}, score {run.score:.4f}", flush=True)
     seen, probabilities = runs.out_of_fold(members, data.load_tiles(settings))
-    rule, scores = inference.Rule(), None
+    rule, scores = inference.PostProcess(), None
     if any(run.config["system"]["search"] for run in members) and len(seen) > 1:
         rule, scores = inference.cross_fit(seen.masks, probabilities)
     elif len(seen):
@@ -207,9 +207,9 @@ def _predict(names: list[str], options: argparse.Namespace, settings: Settings) 
     if scores is None:
         print("no tile was left out by all systems: no score")
     else:
-        low, high = inference.interval(scores)
+        low, high = inference.bootstrap_ci(scores)
         print(f"score {scores.mean():.4f} ({low:.3f} to {high:.3f}), {len(seen)} tiles")
-    print(f"threshold {rule.threshold:g}, smallest mask {rule.smallest} pixels")
+    print(f"threshold {rule.threshold:g}, smallest mask {rule.min_mask_size} pixels")
     test = data.load_test_tiles(settings)
     masks = rule(runs.predict(members, test.images, tqdm))
     masks = submission.empty_constant(masks, test.constant)
@@ -305,7 +305,7 @@ def run_notebook(notebook: Path, folder: Path) -> str:
             fault = f"cell {cell} (`{first}`):\n{told}"
         finally:
             _make_still(book)
-            with write_beside(folder / notebook.name) as beside:
+            with atomic_write(folder / notebook.name) as beside:
                 nbformat.write(book, beside)
     return fault
 

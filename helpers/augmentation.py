@@ -113,7 +113,7 @@ class Augmentation:
             (n, size, size).
         """
         on = self.choose(len(images), rng)
-        curves = self.grey_curves(on, rng)
+        curves = self.intensity_curves(on, rng)
         images = np.stack([c[image] for c, image in zip(curves, images, strict=True)])
         if self.warps:
             images, masks = self.warp(images, masks, on, rng)
@@ -141,7 +141,7 @@ class Augmentation:
                     on[name] &= drawn == number
         return on
 
-    def grey_curves(self, on: Parts, rng: Generator) -> np.ndarray:
+    def intensity_curves(self, on: Parts, rng: Generator) -> np.ndarray:
         """One tone curve a tile: a new grey for each old grey.
 
         Brightness, contrast and gamma act on the grey value alone, so that they are

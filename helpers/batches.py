@@ -1,7 +1,7 @@
 """From native tiles to batches, and back.
 
 A tile has 101 x 101 pixels; a network that halves its input five times needs a size
-divisible by 32. `Frame` brings tiles to that size, by padding or by resizing, and
+divisible by 32. `ResizeOrPad` brings tiles to that size, by padding or by resizing, and
 predictions exactly back. `TileBatches` cuts augmented batches from arrays in memory.
 """
 
@@ -20,7 +20,7 @@ from helpers.utils.hardware import Tensor
 
 
 @dataclass(frozen=True)
-class Frame:
+class ResizeOrPad:
     """How a native tile becomes the network's input, and its output a native tile.
 
     Attributes:
@@ -45,7 +45,7 @@ class Frame:
 
     @property
     def inside(self) -> slice:
-        """Where the tile lies in a padded frame, a slice of rows and of columns."""
+        """Where the tile lies in a padded transform, a slice of rows and of columns."""
         return slice(self.before, self.before + TILE)
 
     @property
@@ -53,7 +53,7 @@ class Frame:
         """Pixels added above and to the left (0 when resizing)."""
         return (self.size - TILE) // 2 if self.mode == "pad" else 0
 
-    def to_network(self, images: ArrayLike) -> np.ndarray:
+    def forward(self, images: ArrayLike) -> np.ndarray:
         """Native images or masks to the network's size.
 
         Args:
@@ -71,7 +71,7 @@ class Frame:
             return _resize(images, self.size) >= 0.5
         return np.rint(_resize(images, self.size)).astype(np.uint8)
 
-    def to_native(self, predictions: ArrayLike) -> np.ndarray:
+    def inverse(self, predictions: ArrayLike) -> np.ndarray:
         """Predictions back to 101 x 101: the padding cut off, or resized.
 
         Args:
@@ -96,7 +96,7 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize(tiles: Tensor, size: int) -> Tensor:
-    """Tensor (n, h, w, 1) -> (n, size, size, 1), as `Frame` resizes."""
+    """Tensor (n, h, w, 1) -> (n, size, size, 1), as `ResizeOrPad` resizes."""
     return ops.image.resize(
         tiles,
         (size, size),
@@ -115,7 +115,7 @@ class TileBatches(keras.utils.PyDataset):
     Args:
         images: uint8 (n, 101, 101).
         masks: bool (n, 101, 101).
-        frame: a `Frame`.
+        transform: a `ResizeOrPad`.
         batch_size: tiles a batch; the last batch may be shorter.
         augmentation: an `Augmentation`; `None` keeps tiles and order as they are.
         seed: integer.
@@ -129,7 +129,7 @@ class TileBatches(keras.utils.PyDataset):
         self,
         images: np.ndarray,
         masks: np.ndarray,
-        frame: Frame,
+        transform: ResizeOrPad,
         batch_size: int = 32,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -137,7 +137,7 @@ class TileBatches(keras.utils.PyDataset):
         devices: int = 1,
     ) -> None:
         super().__init__()
-        self.images, self.masks = frame.to_network(images), frame.to_network(masks)
+        self.images, self.masks = transform.forward(images), transform.forward(masks)
         self.devices = devices
         self.batch_size = max(batch_size // devices, 1) * devices
         self.augmentation = augmentation

@@ -34,9 +34,9 @@ from helpers.utils.files import (
     TABLES,
     DataError,
     File,
+    atomic_write,
     find_file,
     index_files,
-    write_beside,
 )
 
 
@@ -92,7 +92,7 @@ def mask_type(masks: ArrayLike) -> np.ndarray:
     | type | mask |
     |---|---|
     | 0 | empty |
-    | 1 | salt only in the tile's frame, the 10 pixels along its border |
+    | 1 | salt only in the tile's transform, the 10 pixels along its border |
     | 2 | vertical strips: all rows are equal |
     | 3 ... 7 | any other; salt up to 15, 25, 50, 75 and 100 % of the tile |
 
@@ -337,7 +337,7 @@ def _cached(
         masks = np.array(list(pool.map(_read_mask, masks, ids, texts)), bool)
     images, masks = images.reshape(shape), masks.reshape(-1, TILE, TILE)
     packed = np.packbits(masks.reshape(-1, TILE * TILE), axis=1)
-    with write_beside(path) as beside, beside.open("wb") as stream:
+    with atomic_write(path) as beside, beside.open("wb") as stream:
         np.savez(stream, images=images, masks=packed)
     return images, masks
 
@@ -408,7 +408,7 @@ def download(folder: Path | str = config.ROOT / "data" / "tgs") -> Path:
     except Exception as error:  # kagglehub and requests raise many kinds
         raise DataError(HOW_TO_DOWNLOAD.format(error=error, folder=folder)) from error
     index_files(fetched)  # raises if this is not the competition's data
-    with write_beside(folder) as beside:
+    with atomic_write(folder) as beside:
         shutil.copytree(fetched, beside)
     return folder
 

@@ -32,7 +32,7 @@ APPLICATIONS = {  # of Keras
     "inceptionresnetv2": "InceptionResNetV2",
 }
 # Where their pyramids are tapped: the last layer before each halving.
-TAPS = {
+SKIP_LAYERS = {
     "vgg16": [f"block{n}_conv{2 if n < 3 else 3}" for n in range(1, 6)],
     "vgg19": [f"block{n}_conv{2 if n < 3 else 4}" for n in range(1, 6)],
     "mobilenet": [f"conv_pw_{n}_relu" for n in (1, 3, 5, 11, 12)],
@@ -62,7 +62,7 @@ def build_encoder(
 ) -> keras.Model:
     """Build an encoder.
 
-    | name | features at strides | with `stem=1` |
+    | name | features at strides | with `stem_stride=1` |
     |---|---|---|
     | `"scratch"` | 1, 2, 4, 8, 16 | see `scratch` |
     | `"vgg16"`, `"vgg19"` | 1, 2, 4, 8, 16 | |
@@ -77,7 +77,7 @@ def build_encoder(
         weights: `None` (random), `"imagenet"` (downloaded), or the path of a weight
             file of the family, with or without its classifier: `.h5` as Keras publishes
             it, for `resnet34` and `seresnext` `.safetensors` as timm does.
-        options: `stem`, the stride of the very first convolution, where the table has
+        options: `stem_stride`, the stride of the very first convolution, where the table has
             a choice; `"scratch"` has more, see there.
 
     Returns:
@@ -131,20 +131,20 @@ def stride_of(name: str, **options: Any) -> int:
             the tables, or options that the encoder does not have.
 
     Example:
-        >>> stride_of("seresnext50"), stride_of("seresnext50", stem=1)
+        >>> stride_of("seresnext50"), stride_of("seresnext50", stem_stride=1)
         (32, 8)
     """
-    if name not in {*STRIDES, *APPLICATIONS, *TAPS}:
+    if name not in {*STRIDES, *APPLICATIONS, *SKIP_LAYERS}:
         raise ValueError(f"unknown encoder {name!r}: one of {', '.join(ENCODERS)}")
     if name != "scratch" and name not in resnet.BLOCKS:
         _check_entries(name)
     strides = STRIDES[name]
-    known = {"stem"} if len(strides) > 1 else set()
+    known = {"stem_stride"} if len(strides) > 1 else set()
     if name == "scratch":
         known = set(inspect.signature(scratch).parameters) - {"x"}
     if unknown := set(options) - known:
         raise ValueError(f"{name} takes no {', '.join(sorted(unknown))}")
-    stem = options.get("stem", next(iter(strides)))
+    stem = options.get("stem_stride", next(iter(strides)))
     if stem not in strides:
         *some, last = sorted(strides)
         allowed = f"{', '.join(map(str, some))} or {last}"
@@ -155,7 +155,7 @@ def stride_of(name: str, **options: Any) -> int:
 
 def _check_entries(name: str) -> None:
     """Whether an application has its entry in each table, and is one of Keras'."""
-    for table in ("APPLICATIONS", "TAPS", "STRIDES"):
+    for table in ("APPLICATIONS", "SKIP_LAYERS", "STRIDES"):
         if not globals()[table].get(name):
             raise _fault(name, f"no entry in {table}")
     build, known = APPLICATIONS[name], dir(keras.applications)
@@ -171,20 +171,20 @@ def _tapped(
 ) -> list[Tensor]:
     """The features at an application's taps, if they make a pyramid."""
     found = {layer.name: layer for layer in backbone.layers}
-    for tap in TAPS[name]:
+    for tap in SKIP_LAYERS[name]:
         if tap not in found:
             near = _near(tap, found) or "; its summary() lists the layers"
             raise _fault(name, f"{APPLICATIONS[name]} has no layer {tap!r}{near}")
-    features = [found[tap].output for tap in TAPS[name]]
+    features = [found[tap].output for tap in SKIP_LAYERS[name]]
     sizes = [tuple(feature.shape[1:3]) for feature in features]
     if any(fine != tuple(2 * x for x in coarse) for fine, coarse in pairwise(sizes)):
         told = ", ".join(
-            f"{tap} {size}" for tap, size in zip(TAPS[name], sizes, strict=True)
+            f"{tap} {size}" for tap, size in zip(SKIP_LAYERS[name], sizes, strict=True)
         )
-        raise _fault(name, f"TAPS do not halve, each the one before: {told}")
+        raise _fault(name, f"SKIP_LAYERS do not halve, each the one before: {told}")
     if sizes[-1] != (shape[0] // stride, shape[1] // stride):
         found_stride = f"{shape[0] / sizes[-1][0]:g}"
-        raise _fault(name, f"STRIDES says {stride}, TAPS end at {found_stride}")
+        raise _fault(name, f"STRIDES says {stride}, SKIP_LAYERS end at {found_stride}")
     return features
 
 
@@ -219,7 +219,7 @@ def scratch(
     blocks: int = 1,
     residual: bool = False,
     dropout: float = 0.0,
-    stem: int = 1,
+    stem_stride: int = 1,
 ) -> list[Tensor]:
     """The contracting path of a U-Net (Ronneberger et al. 2015, arXiv:1505.04597).
 
@@ -230,15 +230,17 @@ def scratch(
         blocks: `conv_block`s a stage.
         residual: residual or plain blocks.
         dropout: share of features that are silenced after each pooling, in training.
-        stem: stride of the very first convolution. With 2 the network works at half
+        stem_stride: stride of the very first convolution. With 2 the network works at half
             the size throughout, four times as fast.
 
     Returns:
-        `depth + 1` feature tensors at strides stem, 2 stem, ..., finest first.
+        `depth + 1` feature tensors at strides stem_stride, 2 stem_stride, ..., finest first.
     """
     features = []
-    if stem > 1:
-        x = layers.Conv2D(filters, 2 * stem + 1, stem, "same", name="stem")(x)
+    if stem_stride > 1:
+        x = layers.Conv2D(
+            filters, 2 * stem_stride + 1, stem_stride, "same", name="stem"
+        )(x)
     for stage in range(depth + 1):
         if stage:
             x = layers.MaxPooling2D(name=f"down{stage}")(x)
@@ -307,7 +309,7 @@ def _application(name: str, inputs: Tensor, imagenet: bool = False) -> keras.Mod
 
 
 def _inception_resnet(
-    name: str, inputs: Tensor, imagenet: bool = False, stem: int = 2
+    name: str, inputs: Tensor, imagenet: bool = False, stem_stride: int = 2
 ) -> keras.Model:
     """Keras' Inception-ResNet-v2, padded so that sizes halve exactly.
 
@@ -325,7 +327,7 @@ def _inception_resnet(
         if "padding" in config:
             config["padding"] = "same"
         if config["name"] == "stem_conv2d_1":
-            config["strides"] = (stem, stem)
+            config["strides"] = (stem_stride, stem_stride)
         return type(layer).from_config(config)
 
     backbone = keras.models.clone_model(published, [inputs], changed)

@@ -1,4 +1,4 @@
-"""From trained networks to masks: flips, ensembles, threshold, clean-up."""
+"""From trained networks to masks: tta, ensembles, threshold, clean-up."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from helpers.batches import Frame
+from helpers.batches import ResizeOrPad
 from helpers.metrics import precision_per_image
 
 THRESHOLDS = tuple(i / 20 for i in range(6, 15))  # 0.30, 0.35, ... 0.70
-SMALLEST = (0, 25, 50, 100, 150, 200)  # pixels
+MIN_MASK_SIZES = (0, 25, 50, 100, 150, 200)  # pixels
 
 
 def predict(
     model: keras.Model,
     images: np.ndarray,
-    frame: Frame,
-    flips: bool = True,
+    transform: ResizeOrPad,
+    tta: bool = True,
     batch_size: int = 128,
     progress: Callable | None = None,
 ) -> np.ndarray:
@@ -29,8 +29,8 @@ def predict(
         model: a Keras model from grey tiles to logits, or to a dictionary of logits
             with those of the mask under `"mask"`.
         images: uint8 (n, 101, 101).
-        frame: the `batches.Frame` that the model was trained with.
-        flips: average with the prediction for the left-right flipped tile, flipped
+        transform: the `batches.ResizeOrPad` that the model was trained with.
+        tta: average with the prediction for the left-right flipped tile, flipped
             back: geology has no preferred side, and the errors partly cancel.
         batch_size: tiles at a time.
         progress: wraps the loop over batches, for example `tqdm.auto.tqdm`.
@@ -42,13 +42,13 @@ def predict(
     probabilities = np.zeros(images.shape, np.float32)
     for start in progress(starts) if progress else starts:
         batch = slice(start, start + batch_size)
-        tiles = frame.to_network(images[batch])
+        tiles = transform.forward(images[batch])
         framed = _probabilities(model, tiles, batch_size)
-        if flips:
+        if tta:
             mirrored = _probabilities(model, tiles[:, :, ::-1], batch_size)
             framed += mirrored[:, :, ::-1]
             framed /= 2
-        probabilities[batch] = frame.to_native(framed)
+        probabilities[batch] = transform.inverse(framed)
     return probabilities
 
 
@@ -86,27 +86,27 @@ def ensemble(
 
 
 @dataclass(frozen=True)
-class Rule:
+class PostProcess:
     """How probabilities become a mask.
 
     Attributes:
         threshold: a pixel is salt where its probability is above this.
-        smallest: a mask of fewer salt pixels is emptied. An empty tile called salt
+        min_mask_size: a mask of fewer salt pixels is emptied. An empty tile called salt
             scores 0, and a few stray pixels are enough for that.
-        component: before that, connected groups of fewer pixels are taken away.
+        min_component_size: before that, connected groups of fewer pixels are taken away.
     """
 
     threshold: float = 0.5
-    smallest: int = 0
-    component: int = 0
+    min_mask_size: int = 0
+    min_component_size: int = 0
 
     def __call__(self, probabilities: ArrayLike) -> np.ndarray:
         """Masks, bool, of probabilities (n, height, width): floats, or bytes of 255."""
         masks = above(probabilities, self.threshold)
-        if self.component > 1:
+        if self.min_component_size > 1:
             labels, sizes = components(masks)
-            masks = (sizes >= self.component)[labels]
-        few = np.count_nonzero(masks, axis=(1, 2)) < self.smallest
+            masks = (sizes >= self.min_component_size)[labels]
+        few = np.count_nonzero(masks, axis=(1, 2)) < self.min_mask_size
         masks[few] = False
         return masks
 
@@ -144,21 +144,21 @@ WITHIN_A_TILE = np.zeros((3, 3, 3), bool)  # what touches: four sides, never a n
 WITHIN_A_TILE[1] = ndimage.generate_binary_structure(2, 1)  # in the stack of tiles
 
 
-def score_rules(
+def score_grid(
     masks: np.ndarray,
     probabilities: np.ndarray,
     thresholds: Sequence[float] = THRESHOLDS,
-    smallest: Sequence[int] = SMALLEST,
-) -> tuple[list[Rule], np.ndarray]:
+    min_mask_size: Sequence[int] = MIN_MASK_SIZES,
+) -> tuple[list[PostProcess], np.ndarray]:
     """Score of every tile under every rule.
 
     Args:
         masks: bool (n, height, width), the truth.
         probabilities: float (n, height, width).
-        thresholds, smallest: the values tried.
+        thresholds, min_mask_size: the values tried.
 
     Returns:
-        `(rules, scores)`: the list of `Rule`s, and float (rules, n).
+        `(rules, scores)`: the list of `PostProcess`s, and float (rules, n).
     """
     empty = ~masks.any(axis=(1, 2))
     rules, scores = [], []
@@ -166,15 +166,15 @@ def score_rules(
         guess = probabilities > threshold
         area = np.count_nonzero(guess, axis=(1, 2))
         score = precision_per_image(masks, guess)
-        for pixels in smallest:
-            rules.append(Rule(threshold, pixels))
+        for pixels in min_mask_size:
+            rules.append(PostProcess(threshold, pixels))
             scores.append(np.where(area < pixels, empty.astype(float), score))
     return rules, np.array(scores)
 
 
 def cross_fit(
     masks: np.ndarray, probabilities: np.ndarray, seed: int = 0
-) -> tuple[Rule, np.ndarray]:
+) -> tuple[PostProcess, np.ndarray]:
     """Choose a rule, and say honestly what it is worth.
 
     A rule scored on the tiles that chose it looks better than it is. So the tiles are
@@ -188,7 +188,7 @@ def cross_fit(
         seed: of the split.
 
     Returns:
-        `(rule, scores)`: a `Rule`, and float (n,), the score of each tile under the
+        `(rule, scores)`: a `PostProcess`, and float (n,), the score of each tile under the
         rule that the other half chose; its mean is the honest score.
 
     Raises:
@@ -196,7 +196,7 @@ def cross_fit(
     """
     if len(masks) < 2:
         raise ValueError("cross-fitting needs two tiles or more: two halves")
-    rules, scores = score_rules(masks, probabilities)
+    rules, scores = score_grid(masks, probabilities)
     order = np.random.default_rng(seed).permutation(len(masks))
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     honest = np.empty(len(masks))
@@ -206,7 +206,7 @@ def cross_fit(
     return rules[int(scores.mean(axis=1).argmax())], honest
 
 
-def interval(
+def bootstrap_ci(
     scores: ArrayLike, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Bootstrap interval of a mean score over tiles.

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from helpers.batches import Frame, resize
+from helpers.batches import ResizeOrPad, resize
 from helpers.config import TILE
 from helpers.rle import as_mask
 from helpers.utils.hardware import Tensor
@@ -116,28 +116,33 @@ class _TileMean(keras.metrics.Metric):
     """Mean over tiles of a number per tile, exact over an epoch of unequal batches.
 
     Args:
-        frame: the `batches.Frame` of the network: the border that it padded is cut
+        transform: the `batches.ResizeOrPad` of the network: the border that it padded is cut
             off before counting, and what it resized is resized back to native tiles.
             `None` counts every pixel as it is.
         name: the metric's name in the history.
     """
 
     def __init__(
-        self, frame: Frame | dict | None = None, name: str | None = None, **kwargs: Any
+        self,
+        transform: ResizeOrPad | dict | None = None,
+        name: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        self.frame = Frame(**frame) if isinstance(frame, dict) else frame
+        self.transform = (
+            ResizeOrPad(**transform) if isinstance(transform, dict) else transform
+        )
         self.total = self.add_weight(name="total", initializer="zeros", dtype="float32")
         self.count = self.add_weight(name="count", initializer="zeros", dtype="float32")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add a batch: labels in {0, 1} and logits, (batch, height, width, 1)."""
         truth, guess = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
-        if self.frame is not None and self.frame.mode == "resize":
+        if self.transform is not None and self.transform.mode == "resize":
             truth, guess = resize(truth, TILE), resize(ops.sigmoid(guess), TILE) - 0.5
         truth, guess = truth > 0.5, guess > 0
-        if self.frame is not None and self.frame.mode == "pad":
-            inside = self.frame.inside
+        if self.transform is not None and self.transform.mode == "pad":
+            inside = self.transform.inside
             truth, guess = truth[:, inside, inside], guess[:, inside, inside]
         both = ops.sum(ops.cast(truth & guess, "int32"), axis=(1, 2, 3))
         union = ops.sum(ops.cast(truth | guess, "int32"), axis=(1, 2, 3))
@@ -146,8 +151,8 @@ class _TileMean(keras.metrics.Metric):
         self.count.assign_add(ops.cast(ops.shape(values)[0], "float32"))
 
     def get_config(self):
-        frame = self.frame and asdict(self.frame)
-        return {**super().get_config(), "frame": frame}
+        transform = self.transform and asdict(self.transform)
+        return {**super().get_config(), "transform": transform}
 
     def result(self):
         """The mean over all tiles since the last reset."""
@@ -159,9 +164,12 @@ class CompetitionScore(_TileMean):
     """`mean_precision` as a Keras metric on logits."""
 
     def __init__(
-        self, frame: Frame | dict | None = None, name: str = "score", **kwargs: Any
+        self,
+        transform: ResizeOrPad | dict | None = None,
+        name: str = "score",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(frame, name, **kwargs)
+        super().__init__(transform, name, **kwargs)
 
     def per_tile(self, both: Tensor, union: Tensor) -> Tensor:
         """The competition's score of each tile, from counts, int (n,): float32 (n,)."""
@@ -176,9 +184,12 @@ class MeanTileIoU(_TileMean):
     """The mean of `iou` over tiles as a Keras metric on logits."""
 
     def __init__(
-        self, frame: Frame | dict | None = None, name: str = "iou", **kwargs: Any
+        self,
+        transform: ResizeOrPad | dict | None = None,
+        name: str = "iou",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(frame, name, **kwargs)
+        super().__init__(transform, name, **kwargs)
 
     def per_tile(self, both: Tensor, union: Tensor) -> Tensor:
         """The IoU of each tile, from counts, int (n,): float32 (n,)."""

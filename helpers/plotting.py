@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from helpers.data import Tiles
-from helpers.inference import THRESHOLDS, Rule, score_rules
+from helpers.inference import THRESHOLDS, PostProcess, score_grid
 from helpers.metrics import precision_per_image
 
 TRUTH, GUESS = "#0072b2", "#e69f00"  # Okabe and Ito 2008: blue, orange
@@ -66,7 +66,7 @@ def show_tiles(
     for axis in axes.flat:
         axis.axis("off")
     for index, axis in enumerate(axes.flat[: len(tiles)]):
-        grey_tile(axis, tiles.images[index])
+        draw_tile(axis, tiles.images[index])
         if tiles.masks is not None:
             outline(axis, tiles.masks[index], colour)
         name = f"{tiles.ids[index]}\n{tiles.depths[index]} ft"
@@ -77,7 +77,7 @@ def show_tiles(
 def show_predictions(
     tiles: Tiles,
     probabilities: np.ndarray,
-    rule: Rule,
+    rule: PostProcess,
     scores: np.ndarray | None = None,
 ) -> Figure:
     """A row per tile: image, truth, probability, difference.
@@ -85,7 +85,7 @@ def show_predictions(
     Args:
         tiles: labelled `data.Tiles`, a few.
         probabilities: float (n, 101, 101).
-        rule: an `inference.Rule`.
+        rule: an `inference.PostProcess`.
         scores: float (n,); by default the competition's score under the rule.
 
     Returns:
@@ -99,8 +99,8 @@ def show_predictions(
     for row, (axis, truth, guess) in enumerate(
         zip(axes, tiles.masks, masks, strict=True)
     ):
-        grey_tile(axis[0], tiles.images[row])
-        grey_tile(axis[1], tiles.images[row])
+        draw_tile(axis[0], tiles.images[row])
+        draw_tile(axis[1], tiles.images[row])
         outline(axis[1], truth, TRUTH)
         axis[2].imshow(probabilities[row], vmin=0, vmax=1, cmap="cividis")
         difference(axis[3], truth, guess)
@@ -119,7 +119,7 @@ def show_predictions(
     return figure
 
 
-def grey_tile(axis: Axes, image: np.ndarray) -> None:
+def draw_tile(axis: Axes, image: np.ndarray) -> None:
     """One tile in grey, limits 0 to 255 whatever it holds."""
     axis.imshow(image, vmin=0, vmax=255, cmap="gray")
 
@@ -192,25 +192,25 @@ def live_curves(
     return show
 
 
-def show_rules(
+def show_thresholds(
     masks: np.ndarray,
     probabilities: np.ndarray,
-    smallest: Sequence[int] = (0, 50, 100, 200),
+    min_mask_size: Sequence[int] = (0, 50, 100, 200),
 ) -> Figure:
     """Score against threshold, one line per smallest mask.
 
     Args:
         masks: bool (n, height, width).
         probabilities: float (n, height, width).
-        smallest: pixels; a mask with fewer is emptied.
+        min_mask_size: pixels; a mask with fewer is emptied.
 
     Returns:
         The `matplotlib` figure.
     """
-    _, scores = score_rules(masks, probabilities, THRESHOLDS, smallest)
+    _, scores = score_grid(masks, probabilities, THRESHOLDS, min_mask_size)
     figure, axis = plt.subplots(figsize=(5.2, 3.2))
-    lines = scores.mean(axis=1).reshape(len(THRESHOLDS), len(smallest)).T
-    for line, pixels, marker in zip(lines, smallest, "os^Dv<>P", strict=False):
+    lines = scores.mean(axis=1).reshape(len(THRESHOLDS), len(min_mask_size)).T
+    for line, pixels, marker in zip(lines, min_mask_size, "os^Dv<>P", strict=False):
         label = f"under {pixels} px: empty" if pixels else "no smallest mask"
         axis.plot(THRESHOLDS, line, marker=marker, ms=4, label=label)
     axis.set(xlabel="threshold", ylabel="score", title="Which rule scores best?")

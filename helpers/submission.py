@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from helpers.config import TILE
 from helpers.rle import as_mask, rle_decode, rle_encode
-from helpers.utils.files import DataError, write_beside
+from helpers.utils.files import DataError, atomic_write
 
 HEADER = ["id", "rle_mask"]
 
@@ -72,7 +72,7 @@ def write_submission(
     text = ("id,rle_mask\n" + "".join(rows)).encode()
     if path.suffix == ".gz":
         text = gzip.compress(text, mtime=0)
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(text)
         checked = check_submission(beside, expected)
     return replace(checked, path=path)

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from helpers.augmentation import Augmentation
-from helpers.batches import Frame
+from helpers.batches import ResizeOrPad
 from helpers.config import Budget
-from helpers.utils.files import DataError, write_beside
+from helpers.utils.files import DataError, atomic_write
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Network:
     filters: int | None = None
     depth: int | None = None
     blocks: int | None = None
-    stem: int | None = None
+    stem_stride: int | None = None
     residual: bool = False
     dropout: float = 0.0
     decoder_filters: tuple[int, ...] | None = None
     frozen: tuple[str, ...] = ()
-    up: str = "transpose"
-    centre: int = 0
+    upsampling: str = "transpose"
+    center_block: int = 0
     dilations: tuple[int, ...] = ()
     scse: bool = False
     hypercolumn: tuple[int, ...] = ()
     gate: bool = False
-    deep: bool = False
+    deep_supervision: bool = False
 
     def options(self) -> dict[str, Any]:
         """What is chosen, as keyword arguments of `build_unet`: dict."""
@@ -96,7 +96,7 @@ class Stage:
     clip: float = 0.0
     average: float = 0.0
     gate: float = 0.0
-    deep: float = 0.0
+    deep_supervision: float = 0.0
 
     @property
     def cycles(self) -> tuple[int, ...]:
@@ -113,14 +113,14 @@ class System:
         name: short name, also the folder of its runs.
         title: one line for people.
         source: where it is published.
-        network, frame, stages, augmentation: see the classes.
+        network, transform, stages, augmentation: see the classes.
         batch_size: tiles a step.
-        flips: whether predictions are averaged with those of the flipped tile.
+        tta: whether predictions are averaged with those of the flipped tile.
         search: whether threshold and smallest mask are chosen, by cross-fitting, on
             the folds' tiles; otherwise the threshold is 0.5.
         stratify, folds: what the folds are made alike in, and their number, see
             `data.make_folds`.
-        smallest: masks of fewer pixels, but not empty ones, are not trained on.
+        min_mask_size: masks of fewer pixels, but not empty ones, are not trained on.
         tiles: training tiles at most, `None` for all.
         published: what the authors report, in words.
     """
@@ -130,14 +130,14 @@ class System:
     source: str
     network: Network
     stages: tuple[Stage, ...]
-    frame: Frame = Frame(128, "pad")
+    transform: ResizeOrPad = ResizeOrPad(128, "pad")
     augmentation: Augmentation = Augmentation()
     batch_size: int = 32
-    flips: bool = True
+    tta: bool = True
     search: bool = False
     stratify: str = "coverage+depth"
     folds: int = 5
-    smallest: int = 0
+    min_mask_size: int = 0
     tiles: int | None = None
     published: str = ""
 
@@ -187,10 +187,10 @@ class System:
         Returns:
             A new `System`; equal to this one if the budget has no limits.
         """
-        frame, stages = self.frame, self.stages
+        transform, stages = self.transform, self.stages
         stratify, folds = self.stratify, self.folds
-        if budget.size != frame.size:
-            frame = Frame(budget.size, "resize")
+        if budget.size != transform.size:
+            transform = ResizeOrPad(budget.size, "resize")
         if budget.epochs is not None:
             counts = _shares([stage.epochs for stage in stages], budget.epochs)
             stages = tuple(
@@ -200,7 +200,7 @@ class System:
             stratify, folds = System.stratify, System.folds
         return replace(
             self,
-            frame=frame,
+            transform=transform,
             stages=stages,
             stratify=stratify,
             folds=folds,
@@ -236,7 +236,7 @@ class Ensemble:
 
 def write(system: System, path: Path | str) -> None:
     """Write a `System` into a JSON file, for `read`."""
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(asdict(system), indent=1))
 
 
@@ -255,7 +255,11 @@ def read(path: Path | str) -> System:
     try:
         entry = json.loads(Path(path).read_text())
         entry = _frozen(entry.get("system", entry))
-        parts = {"network": Network, "frame": Frame, "augmentation": Augmentation}
+        parts = {
+            "network": Network,
+            "transform": ResizeOrPad,
+            "augmentation": Augmentation,
+        }
         parts = {name: kind(**entry[name]) for name, kind in parts.items()}
         stages = tuple(Stage(**stage) for stage in entry["stages"])
         return System(**{**entry, **parts, "stages": stages})
@@ -295,9 +299,9 @@ def _jain(encoder: str, title: str, published: str = "", **network: Any) -> Syst
         source=_JAIN,
         network=Network(encoder=encoder, dropout=0.1, **network),
         stages=_JAIN_STAGES,
-        frame=Frame(128, "resize"),
+        transform=ResizeOrPad(128, "resize"),
         augmentation=Augmentation(zoom=0.1, brightness=0.1),
-        flips=False,
+        tta=False,
         stratify="depth",
         published=published,
     )
@@ -338,9 +342,9 @@ def _olsen(depth: int, published: str) -> System:
         network=Network(
             encoder=f"seresnext{depth}",
             weights="imagenet",
-            stem=1,
-            up="upsample",
-            centre=256,
+            stem_stride=1,
+            upsampling="bilinear",
+            center_block=256,
             decoder_filters=(64, 64, 64, 64),
             scse=True,
             hypercolumn=(2, 4, 8, 16),
@@ -353,7 +357,7 @@ def _olsen(depth: int, published: str) -> System:
         augmentation=_OLSEN_AUGMENTATION,
         batch_size=10,
         stratify="type",
-        smallest=10,
+        min_mask_size=10,
         published=published,
     )
 
@@ -380,7 +384,7 @@ _ALL = (
         name="salt-net",
         title="Our default: residual U-Net at half size, Lovasz at the end",
         source="this repository",
-        network=Network(filters=16, depth=4, blocks=2, stem=2, residual=True),
+        network=Network(filters=16, depth=4, blocks=2, stem_stride=2, residual=True),
         stages=(
             Stage("bce+dice", 120, 1e-3),
             Stage("lovasz-elu", 80, 5e-4, warm_up=0),
@@ -397,9 +401,9 @@ _ALL = (
         source="lavinama, UNet (GitHub)",
         network=Network(filters=16, depth=4, dropout=0.05),
         stages=(Stage("bce", 100, 1e-3, "plateau"),),
-        frame=Frame(128, "resize"),
+        transform=ResizeOrPad(128, "resize"),
         augmentation=Augmentation(flip=0.0),
-        flips=False,
+        tta=False,
         folds=10,
         published="validation loss 0.187",
     ),
@@ -421,7 +425,7 @@ _ALL = (
         network=Network(
             encoder="inceptionresnetv2",
             weights="imagenet",
-            stem=1,
+            stem_stride=1,
             dilations=(1, 3, 5, 7),
             decoder_filters=(256, 128, 64, 32),
             hypercolumn=(4, 8, 16),
@@ -494,14 +498,22 @@ def _summary(row: System | Ensemble) -> dict[str, Any]:
         mean = " + ".join(f"{weight:g} {name}" for name, weight in row.members)
         return {"network": mean, "published": row.published}
     network, plain = row.network, Network()
-    parts = ("residual", "centre", "dilations", "scse", "hypercolumn", "gate", "deep")
+    parts = (
+        "residual",
+        "center_block",
+        "dilations",
+        "scse",
+        "hypercolumn",
+        "gate",
+        "deep_supervision",
+    )
     parts = [part for part in parts if getattr(network, part) != getattr(plain, part)]
     changes, off = asdict(row.augmentation), asdict(Augmentation(flip=0.0))
     changed = [key for key in changes if changes[key] != off[key]]
     return {
         "network": " + ".join([network.encoder, *parts]),
         "weights": network.weights or "random",
-        "input": f"{row.frame.mode} to {row.frame.size}",
+        "input": f"{row.transform.mode} to {row.transform.size}",
         "losses": ", then ".join(stage.loss for stage in row.stages),
         "epochs": row.epochs,
         "learning rate": row.stages[0].learning_rate,
@@ -510,8 +522,10 @@ def _summary(row: System | Ensemble) -> dict[str, Any]:
         "batch": row.batch_size,
         "augmentation": ", ".join(x for x in changed if x not in _HOW_OFTEN),
         "folds": f"{row.folds} by {row.stratify}",
-        "left out": f"masks of 1 to {row.smallest - 1} pixels" if row.smallest else "",
-        "flips": row.flips,
+        "left out": f"masks of 1 to {row.min_mask_size - 1} pixels"
+        if row.min_mask_size
+        else "",
+        "tta": row.tta,
         "threshold": "searched" if row.search else "0.5",
         "published": row.published,
     }

@@ -32,13 +32,13 @@ def build_unet(
     residual: bool = False,
     dropout: float = 0.0,
     frozen: Sequence[str] = (),
-    up: str = "transpose",
-    centre: int = 0,
+    upsampling: str = "transpose",
+    center_block: int = 0,
     dilations: Sequence[int] = (),
     scse: bool = False,
     hypercolumn: Sequence[int] = (),
     gate: bool = False,
-    deep: bool = False,
+    deep_supervision: bool = False,
     **options: Any,
 ) -> keras.Model:
     """Build a U-Net.
@@ -56,24 +56,24 @@ def build_unet(
         dropout: share of features silenced in training, at every stage.
         frozen: prefixes of encoder layer names that are not trained, for example
             `("block1", "block2")`.
-        up: how the decoder grows, `"transpose"` or `"upsample"`, see `up_block`.
-        centre: channels of one more stage below the encoder, half its last size; 0
+        upsampling: how the decoder grows, `"transpose"` or `"bilinear"`, see `decoder_block`.
+        center_block: channels of one more stage below the encoder, half its last size; 0
             for none.
         dilations: of parallel branches on the coarsest features, see
-            `dilated_branches`; () for none.
+            `aspp`; () for none.
         scse: recalibrate every decoder stage, see `scse_block`.
         hypercolumn: strides whose decoder features are laid beside the finest ones
             before the last convolution, for example `(4, 8, 16)`; () for none.
         gate: a second output, the logit of 'this tile has salt', whose probability
-            multiplies the last features, see `image_gate`.
-        deep: further outputs, the logits of every coarser decoder stage ('deep
+            multiplies the last features, see `classification_gate`.
+        deep_supervision: further outputs, the logits of every coarser decoder stage ('deep
             supervision', Lee et al. 2014, arXiv:1409.5185), grown to full size.
         options: of the encoder, such as `filters`, `depth`, `stem`.
 
     Returns:
         A Keras model from grey tiles, float32 in [0, 1], (batch, height, width, 1), to
         logits, float32, (batch, height, width, classes). The probability of salt is
-        `sigmoid(logit)`; 0 is even odds. With `gate` or `deep` it returns a dictionary
+        `sigmoid(logit)`; 0 is even odds. With `gate` or `deep_supervision` it returns a dictionary
         of logits: `"mask"` as above, `"gate"` (batch, 1), and `"deep_1"`, `"deep_2"`,
         ... as the mask, finest first.
 
@@ -89,39 +89,43 @@ def build_unet(
     """
     if encoder == "scratch":
         options = {"residual": residual, "dropout": dropout, **options}
-    coarsest = stride_of(encoder, **options) * (2 if centre else 1)
+    coarsest = stride_of(encoder, **options) * (2 if center_block else 1)
     height, width, channels = input_shape
     framed = (height + -height % coarsest, width + -width % coarsest, channels)
     pyramid = build_encoder(encoder, framed, weights, **options)
     _freeze(pyramid, frozen)
     x, skips = pyramid.outputs[-1], pyramid.outputs[-2::-1]
-    if centre:
-        x, skips = layers.MaxPooling2D(name="centre_down")(x), pyramid.outputs[::-1]
-        x = conv_block(x, centre, residual, name="centre")
-        x = scse_block(x, name="centre_scse") if scse else x
+    if center_block:
+        x, skips = layers.MaxPooling2D(name="center_down")(x), pyramid.outputs[::-1]
+        x = conv_block(x, center_block, residual, name="center")
+        x = scse_block(x, name="center_scse") if scse else x
     bottom = x
     filters = decoder_filters or [min(skip.shape[-1], 512) for skip in skips]
     if len(filters) != len(skips):
         raise ValueError(f"decoder_filters needs {len(skips)} numbers, not {filters}")
     if dilations:
-        x = dilated_branches(x, filters[0], dilations, name="dilated")
+        x = aspp(x, filters[0], dilations, name="dilated")
     stages = [x]  # the decoder's features, coarsest first
     for stage, (skip, number) in enumerate(zip(skips, filters, strict=True)):
         name = f"decoder{stage}"
-        x = up_block(x, skip, number, residual, dropout, up, name)
+        x = decoder_block(x, skip, number, residual, dropout, upsampling, name)
         x = scse_block(x, name=f"{name}_scse") if scse else x
         stages.append(x)
     size = framed[0]
     while x.shape[1] < size:  # the finest features are not at full size
         name = f"to_{2 * x.shape[1]}"
-        x = layers.ReLU(name=f"{name}_relu")(grow(x, filters[-1], up, name, size=4))
+        x = layers.ReLU(name=f"{name}_relu")(
+            upsample(x, filters[-1], upsampling, name, size=4)
+        )
     x = _hypercolumn(x, stages, hypercolumn)
     outputs = {}
     if gate:
-        outputs["gate"], opening = image_gate(bottom)
+        outputs["gate"], opening = classification_gate(bottom)
         x = layers.Multiply(name="gated")([x, opening])
     outputs["mask"] = _logits(x, classes, size, "logits")
-    for number, features in enumerate(stages[-2:0:-1] if deep else [], start=1):
+    for number, features in enumerate(
+        stages[-2:0:-1] if deep_supervision else [], start=1
+    ):
         name = f"deep_{number}"
         outputs[name] = _logits(features, classes, size, name)
     single = outputs["mask"] if set(outputs) == {"mask"} else outputs
@@ -129,13 +133,13 @@ def build_unet(
     return network if framed == tuple(input_shape) else _framed(network, input_shape)
 
 
-def up_block(
+def decoder_block(
     x: Tensor,
     skip: Tensor,
     filters: int,
     residual: bool = False,
     dropout: float = 0.0,
-    up: str = "transpose",
+    upsampling: str = "transpose",
     name: str | None = None,
 ) -> Tensor:
     """One stage of the decoder: grow to twice the size, join, convolve.
@@ -144,27 +148,29 @@ def up_block(
         x: coarse features, (batch, height, width, channels).
         skip: the encoder's features, (batch, 2 height, 2 width, channels).
         filters: channels of the result.
-        residual, dropout, up: as in `build_unet`.
+        residual, dropout, upsampling: as in `build_unet`.
         name: prefix of the layers' names.
 
     Returns:
         (batch, 2 height, 2 width, filters).
     """
-    x = grow(x, filters, up, f"{name}_up")
+    x = upsample(x, filters, upsampling, f"{name}_up")
     x = layers.Concatenate(name=f"{name}_join")([x, skip])
     x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
     return conv_block(x, filters, residual, name)
 
 
-def grow(x: Tensor, filters: int, up: str, name: str, size: int = 3) -> Tensor:
+def upsample(
+    x: Tensor, filters: int, upsampling: str, name: str, size: int = 3
+) -> Tensor:
     """Twice the size, by a learned stencil or by interpolation.
 
     Args:
         x: (batch, height, width, channels).
         filters: channels of the result.
-        up: `"transpose"`, a transposed convolution, which learns how to paint each
+        upsampling: `"transpose"`, a transposed convolution, which learns how to paint each
             coarse feature onto the finer grid, and may leave a checkerboard; or
-            `"upsample"`, bilinear interpolation and a convolution, which cannot
+            `"bilinear"`, interpolation and a convolution, which cannot
             (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
         name: of the layers.
         size: of the learned stencil. An even one covers every pixel equally often:
@@ -174,12 +180,12 @@ def grow(x: Tensor, filters: int, up: str, name: str, size: int = 3) -> Tensor:
         (batch, 2 height, 2 width, filters).
 
     Raises:
-        ValueError: for another `up`.
+        ValueError: for another `upsampling`.
     """
-    if up == "transpose":
+    if upsampling == "transpose":
         return layers.Conv2DTranspose(filters, size, 2, "same", name=name)(x)
-    if up != "upsample":
-        raise ValueError(f"up is 'transpose' or 'upsample', not {up!r}")
+    if upsampling != "bilinear":
+        raise ValueError(f"upsampling is 'transpose' or 'bilinear', not {upsampling!r}")
     x = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_double")(x)
     return layers.Conv2D(filters, 3, padding="same", name=name)(x)
 
@@ -207,7 +213,7 @@ def scse_block(x: Tensor, reduction: int = 2, name: str | None = None) -> Tensor
     return layers.Add(name=f"{name}_add")([by_channel, by_pixel])
 
 
-def dilated_branches(
+def aspp(
     x: Tensor,
     filters: int,
     dilations: Sequence[int] = (1, 3, 5, 7),
@@ -245,7 +251,7 @@ def dilated_branches(
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
-def image_gate(x: Tensor, hidden: int = 64) -> tuple[Tensor, Tensor]:
+def classification_gate(x: Tensor, hidden: int = 64) -> tuple[Tensor, Tensor]:
     """Whether there is any salt at all: one number a tile, from the coarsest features.
 
     The score punishes a single stray pixel on an empty tile with 0, so one part of the

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def system():
     """A row with every part of the decoder, and a network inside a network."""
-    from helpers.batches import Frame
+    from helpers.batches import ResizeOrPad
     from helpers.systems import Network, Stage, System
 
     network = Network(
@@ -33,15 +33,15 @@ def system():
         scse=True,
         hypercolumn=(2,),
         gate=True,
-        deep=True,
+        deep_supervision=True,
     )
     return System(
         name="exchanged",
         title="Exchanged between backends",
         source="tests",
         network=network,
-        stages=(Stage("bce+dice", 1, 1e-2, gate=0.1, deep=0.1),),
-        frame=Frame(30, "resize"),
+        stages=(Stage("bce+dice", 1, 1e-2, gate=0.1, deep_supervision=0.1),),
+        transform=ResizeOrPad(30, "resize"),
         batch_size=8,
     )
 

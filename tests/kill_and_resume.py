@@ -36,7 +36,9 @@ def child(folder):
 
     stages = (
         systems.Stage("bce+dice", 6, 1e-2, restarts=1, average=0.9, clip=1.0),
-        systems.Stage("lovasz-elu", 6, 1e-2, "plateau", patience=1, optimizer="rmsprop"),
+        systems.Stage(
+            "lovasz-elu", 6, 1e-2, "plateau", patience=1, optimizer="rmsprop"
+        ),
     )
     system = systems.System(
         name="killed",
@@ -44,7 +46,7 @@ def child(folder):
         source="",
         network=systems.Network(filters=8, depth=3, dropout=0.2),
         stages=stages,
-        frame=Frame(64, "resize"),
+        transform=systems.ResizeOrPad(64, "resize"),
         batch_size=8,
     )
     settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 from helpers.config import HOME, ROOT
-from helpers.utils.files import DataError, write_beside
+from helpers.utils.files import DataError, atomic_write
 
 STAMP = "ran"  # in a notebook's metadata: a checksum of the cells that were run
 WORDS = "<details><summary>The figure in words</summary>"
@@ -65,7 +65,7 @@ def keep_outputs(executed: Path, notebook: Path) -> None:
     spec = nbformat.read(notebook, as_version=4).metadata
     book.metadata = {**spec, STAMP: stamp(book)}
     nbformat.validate(book)
-    with write_beside(notebook) as beside:
+    with atomic_write(notebook) as beside:
         nbformat.write(book, beside)
 
 
@@ -89,7 +89,7 @@ def set_home(home: str, root: Path = ROOT) -> list[Path]:
         for path in sorted(root.glob(pattern)):
             text = path.read_text(encoding="utf-8")
             if HOME in text and home != HOME:
-                with write_beside(path) as beside:
+                with atomic_write(path) as beside:
                     beside.write_text(text.replace(HOME, home), encoding="utf-8")
                 changed.append(path)
     return changed

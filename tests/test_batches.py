@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shapes import blobs, noise
 
 from helpers.augmentation import Augmentation
-from helpers.batches import Frame, TileBatches
+from helpers.batches import ResizeOrPad, TileBatches
 from helpers.metrics import mean_precision
 
 OFF = Augmentation(flip=0.0)
@@ -19,7 +19,7 @@ EVERYTHING = Augmentation(0.5, zoom=0.2, shift=0.1, rotation=10.0, shear=0.1)
 
 def test_padding_mirrors_13_pixels_before_and_14_after():
     image = noise()
-    framed = Frame(128, "pad").to_network(image)
+    framed = ResizeOrPad(128, "pad").forward(image)
     assert framed.shape == (3, 128, 128) and framed.dtype == np.uint8
     assert np.array_equal(framed[:, 13:114, 13:114], image)
     assert np.array_equal(framed[:, 12], framed[:, 14])  # the edge is not repeated
@@ -28,20 +28,20 @@ def test_padding_mirrors_13_pixels_before_and_14_after():
 
 @given(st.integers(101, 301))
 def test_padding_to_any_size_is_undone_exactly(size):
-    frame = Frame(size, "pad")
+    transform = ResizeOrPad(size, "pad")
     image = noise(1)
-    framed = frame.to_network(image)
+    framed = transform.forward(image)
     assert framed.shape == (1, size, size)
-    assert np.array_equal(frame.to_native(framed), image)
-    assert frame.to_network(image > 99).dtype == bool
+    assert np.array_equal(transform.inverse(framed), image)
+    assert transform.forward(image > 99).dtype == bool
 
 
 @pytest.mark.parametrize("size", [64, 128, 202])
 def test_resizing_a_smooth_tile_is_undone_almost_exactly(size):
-    frame = Frame(size, "resize")
+    transform = ResizeOrPad(size, "resize")
     row, col = np.mgrid[:101, :101]
     ramp = np.stack([row + col, 2 * col]).astype(np.uint8)
-    back = frame.to_native(frame.to_network(ramp))
+    back = transform.inverse(transform.forward(ramp))
     assert back.shape == ramp.shape and back.dtype == np.float32
     assert np.abs(back - ramp)[:, 2:-2, 2:-2].max() <= 1.5
     assert abs((back - ramp).mean()) < 0.02  # no drift to one side
@@ -49,18 +49,18 @@ def test_resizing_a_smooth_tile_is_undone_almost_exactly(size):
 
 @pytest.mark.parametrize("mode", ["pad", "resize"])
 def test_a_perfect_prediction_stays_nearly_perfect(mode):
-    frame, masks = Frame(128, mode), blobs()
-    framed = frame.to_network(masks)
+    transform, masks = ResizeOrPad(128, mode), blobs()
+    framed = transform.forward(masks)
     assert framed.dtype == bool and framed.shape[1:] == (128, 128)
-    back = frame.to_native(framed.astype(float)) > 0.5
+    back = transform.inverse(framed.astype(float)) > 0.5
     assert mean_precision(masks, back) >= (1.0 if mode == "pad" else 0.99)
 
 
 def test_no_tiles_are_no_problem():
     for mode in ("pad", "resize"):
-        frame = Frame(128, mode)
-        framed = frame.to_network(np.zeros((0, 101, 101), np.uint8))
-        assert frame.to_native(framed).shape == (0, 101, 101)
+        transform = ResizeOrPad(128, mode)
+        framed = transform.forward(np.zeros((0, 101, 101), np.uint8))
+        assert transform.inverse(framed).shape == (0, 101, 101)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_no_tiles_are_no_problem():
 )
 def test_impossible_frames_are_refused(size, mode, fault):
     with pytest.raises(ValueError, match=fault):
-        Frame(size, mode)
+        ResizeOrPad(size, mode)
 
 
 # --- batches
@@ -78,7 +78,7 @@ def test_impossible_frames_are_refused(size, mode, fault):
 def batches(**options):
     tiles = np.repeat(np.arange(10, dtype=np.uint8), 101 * 101).reshape(10, 101, 101)
     options = {"augmentation": EVERYTHING, "seed": 1, **options}
-    return TileBatches(25 * tiles, blobs(10), Frame(128), batch_size=4, **options)
+    return TileBatches(25 * tiles, blobs(10), ResizeOrPad(128), batch_size=4, **options)
 
 
 def test_plain_batches_keep_tiles_and_order():
@@ -119,7 +119,9 @@ def test_an_epoch_shows_every_tile_once_in_an_order_of_its_own():
 
 def test_equal_tiles_are_changed_differently_in_every_batch_and_epoch():
     tiles = np.repeat(blobs(1), 8, axis=0)
-    dealt = TileBatches(255 * tiles.astype(np.uint8), tiles, Frame(128), 4, EVERYTHING)
+    dealt = TileBatches(
+        255 * tiles.astype(np.uint8), tiles, ResizeOrPad(128), 4, EVERYTHING
+    )
     masks = [dealt[0][1], dealt[1][1]]
     dealt.start_epoch(1)
     masks += [dealt[0][1], dealt[1][1]]
@@ -135,10 +137,10 @@ def test_several_outputs_get_the_mask_and_the_gate_whether_there_is_salt():
     masks = blobs(4)
     masks[1] = False
     outputs = ("gate", "mask", "deep_1")
-    dealt = TileBatches(noise(4), masks, Frame(128), 4, outputs=outputs)
+    dealt = TileBatches(noise(4), masks, ResizeOrPad(128), 4, outputs=outputs)
     images, targets = dealt[0]
     assert images.shape == (4, 128, 128, 1) and set(targets) == set(outputs)
     np.testing.assert_array_equal(targets["gate"], [[1], [0], [1], [1]])
     np.testing.assert_array_equal(targets["mask"], targets["deep_1"])
-    plain = TileBatches(noise(4), masks, Frame(128), 4)
+    plain = TileBatches(noise(4), masks, ResizeOrPad(128), 4)
     np.testing.assert_array_equal(targets["mask"], plain[0][1])

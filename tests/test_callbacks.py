@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from helpers.augmentation import Augmentation
-from helpers.batches import Frame, TileBatches
+from helpers.batches import ResizeOrPad, TileBatches
 from helpers.systems import Stage
 from helpers.training import callbacks
 from helpers.training.callbacks import (
+    ETA,
     CosineRate,
-    EpochOrder,
-    ShortNames,
-    TimeLeft,
+    RenameLogs,
+    SeedEpoch,
     duration,
 )
 
@@ -20,7 +20,7 @@ from helpers.training.callbacks import (
 def test_scores_of_several_outputs_get_their_plain_names():
     logs = {"loss": 1, "mask_loss": 2, "gate_loss": 5}
     logs |= {"mask_score": 3, "val_mask_iou": 4}
-    ShortNames().on_epoch_end(0, logs)
+    RenameLogs().on_epoch_end(0, logs)
     plain = {"loss": 1, "mask_loss": 2, "score": 3, "val_iou": 4, "gate_loss": 5}
     assert logs == plain
 
@@ -63,7 +63,7 @@ def test_durations_are_told_for_people(seconds, words):
 
 
 def test_time_left_follows_from_the_last_epoch(capsys):
-    tell = TimeLeft(epochs=5)
+    tell = ETA(epochs=5)
     tell.on_epoch_begin(2)
     assert capsys.readouterr().out == ""
     tell.on_epoch_end(2, {"seconds": 20.0})
@@ -90,11 +90,11 @@ def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch():
             fetched.append((self.epoch, index))
             return super().__getitem__(index)
 
-    frame = Frame(32, "resize")
-    batches = Recorded(images, images > 99, frame, 8, Augmentation(), seed=1)
+    transform = ResizeOrPad(32, "resize")
+    batches = Recorded(images, images > 99, transform, 8, Augmentation(), seed=1)
     model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Conv2D(1, 1)])
     model.compile("sgd", "mse")
-    order = EpochOrder(batches)
+    order = SeedEpoch(batches)
     model.fit(batches, epochs=3, shuffle=False, verbose=0, callbacks=[order])
     expected = [(epoch, batch) for epoch in range(3) for batch in range(5)]
     assert set(fetched) == set(expected)

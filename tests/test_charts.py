@@ -10,7 +10,7 @@ from PIL import Image
 from pretend import labelled, pretend
 
 from helpers import plotting
-from helpers.inference import Rule
+from helpers.inference import PostProcess
 from helpers.panel import charts
 from helpers.panel.comparison import Comparison
 
@@ -47,7 +47,7 @@ def read(picture):
 
 
 def test_comparison_says_what_to_look_for_in_nine_points_and_more(comparison):
-    figure = charts.compare(comparison, Rule(0.4))
+    figure = charts.compare(comparison, PostProcess(0.4))
     charts.png(figure)
     assert len(figure.axes) == 8
     assert all(axis.get_title() for axis in figure.axes)
@@ -72,9 +72,13 @@ def test_scale_of_the_loss_can_be_logarithmic(comparison):
 
 def test_tile_picture_follows_tile_rule_and_view(comparison):
     picture = charts.TilePicture(comparison)
-    first = read(charts.png(picture.show(0, Rule())))
-    assert (first == read(charts.png(picture.show(0, Rule())))).all()
-    for change in ((1, Rule()), (0, Rule(0.95)), (0, Rule(), (20, 30, 40))):
+    first = read(charts.png(picture.show(0, PostProcess())))
+    assert (first == read(charts.png(picture.show(0, PostProcess())))).all()
+    for change in (
+        (1, PostProcess()),
+        (0, PostProcess(0.95)),
+        (0, PostProcess(), (20, 30, 40)),
+    ):
         assert (first != read(charts.png(picture.show(*change)))).any()
     limits = {(axis.get_xlim(), axis.get_ylim()) for axis in picture.axes.flat}
     assert limits == {((29.5, 69.5), (59.5, 19.5))}  # of all panels alike
@@ -83,7 +87,9 @@ def test_tile_picture_follows_tile_rule_and_view(comparison):
 
 def test_tile_without_salt_and_empty_prediction_is_drawn(comparison):
     empty = int(np.argmin(comparison.tiles.coverage))
-    figure = charts.TilePicture(comparison).show(empty, Rule(smallest=10_201))
+    figure = charts.TilePicture(comparison).show(
+        empty, PostProcess(min_mask_size=10_201)
+    )
     said = [text.get_text() for text in texts(figure)]
     assert "truth: empty" in said
     assert said.count("score 1.0, empty") == len(comparison.systems)
@@ -92,7 +98,7 @@ def test_tile_without_salt_and_empty_prediction_is_drawn(comparison):
 def test_a_little_salt_is_not_none(comparison):
     thickest = int(np.argmax(comparison.tiles.coverage))
     share = f"{100 * comparison.tiles.coverage[thickest]:.0f} % salt"
-    figure = charts.TilePicture(comparison).show(thickest, Rule())
+    figure = charts.TilePicture(comparison).show(thickest, PostProcess())
     assert f"truth: {share}" in [text.get_text() for text in texts(figure)]
     little = np.zeros((101, 101), bool)
     little[0, 0] = True
@@ -128,7 +134,7 @@ def test_long_names_stay_inside_the_pictures(there):
     box = table.get_window_extent()
     assert figure.axes[6].get_window_extent().x1 < box.x0 < box.x1 <= whole.x1
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    tile = charts.TilePicture(comparison).show(0, Rule())
+    tile = charts.TilePicture(comparison).show(0, PostProcess())
     titles = {axis.get_title() for axis in tile.axes[1:5]}
     assert labels == titles <= rows and len(titles) == 4
 

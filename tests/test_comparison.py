@@ -7,17 +7,17 @@ import pytest
 from pretend import labelled, pretend
 
 from helpers import config, inference, metrics
-from helpers.inference import Rule
+from helpers.inference import PostProcess
 from helpers.panel.comparison import CHOICE, ORDERS, Choice, Comparison, Prediction
 from helpers.training import runs
 from helpers.utils.files import DataError
 
 RULES = (
-    Rule(),
-    Rule(0.3),
-    Rule(0.61, smallest=400),
-    Rule(0.5, component=60),
-    Rule(0.4, smallest=900, component=30),
+    PostProcess(),
+    PostProcess(0.3),
+    PostProcess(0.61, min_mask_size=400),
+    PostProcess(0.5, min_component_size=60),
+    PostProcess(0.4, min_mask_size=900, min_component_size=30),
 )
 
 
@@ -55,7 +55,7 @@ def test_scores_are_those_of_the_masks(comparison, rule):
 def test_rules_take_bytes_as_they_take_floats():
     steps = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     for threshold in (0.05, 0.35, 0.5, 0.95):
-        rule = Rule(threshold)
+        rule = PostProcess(threshold)
         np.testing.assert_array_equal(rule(steps), rule(steps / 255))
 
 
@@ -64,22 +64,32 @@ def test_components_are_those_whose_sides_touch_within_a_tile():
     grey[0, 5, :3] = grey[1, 0, :3] = 1.0  # neighbours in the stack, not in a tile
     grey[0, :2, :2] = 1.0
     grey[0, 2, 2] = 1.0  # touches a corner only
-    kept = Rule(component=4)(grey)
+    kept = PostProcess(min_component_size=4)(grey)
     assert kept.sum() == 4 and kept[0, :2, :2].all()
-    assert Rule(component=3)(grey).sum() == 10 and Rule(component=1)(grey).sum() == 11
-    assert not Rule(component=4)(np.zeros((3, 6, 6))).any()
-    assert Rule(smallest=5, component=4)(grey).sum() == 0
+    assert (
+        PostProcess(min_component_size=3)(grey).sum() == 10
+        and PostProcess(min_component_size=1)(grey).sum() == 11
+    )
+    assert not PostProcess(min_component_size=4)(np.zeros((3, 6, 6))).any()
+    assert PostProcess(min_mask_size=5, min_component_size=4)(grey).sum() == 0
 
 
 def test_what_is_known_is_not_computed_again(comparison, monkeypatch):
     one = Prediction(comparison.tiles.masks, comparison.systems["soft"].probabilities)
-    one.scores(Rule(0.4)), one.scores(Rule(0.4, component=50))
+    one.scores(PostProcess(0.4)), one.scores(PostProcess(0.4, min_component_size=50))
     for name in ("above", "components"):
         monkeypatch.setattr(inference, name, None)
-    one.scores(Rule(0.4)), one.passed(Rule(0.4)), one.confusion(Rule(0.4))
-    one.scores(Rule(0.4, component=80)), one.scores(Rule(0.4, 30, component=50))
+    (
+        one.scores(PostProcess(0.4)),
+        one.passed(PostProcess(0.4)),
+        one.confusion(PostProcess(0.4)),
+    )
+    (
+        one.scores(PostProcess(0.4, min_component_size=80)),
+        one.scores(PostProcess(0.4, 30, min_component_size=50)),
+    )
     with pytest.raises(TypeError):
-        one.scores(Rule(0.41))
+        one.scores(PostProcess(0.41))
 
 
 def test_folds_of_a_system_speak_together(comparison, tiles):
@@ -100,10 +110,10 @@ def test_only_tiles_that_all_have_left_out_are_compared(there, tiles):
 
 def test_mix_is_the_weighted_mean(comparison, there):
     weights = {"sharp": 0.5, "soft": 0.0, "wild": 0.25}
-    for flips in (False, True):
-        mix = comparison.mix(weights, flips).probabilities / 255
+    for tta in (False, True):
+        mix = comparison.mix(weights, tta).probabilities / 255
         members = {r: weights.get(r.system, 0) for r in there if weights.get(r.system)}
-        _, expected = runs.out_of_fold(members, comparison.tiles, flips)
+        _, expected = runs.out_of_fold(members, comparison.tiles, tta)
         np.testing.assert_allclose(mix, expected, atol=1.01 / 255)
     alone = comparison.mix({"soft": 0.3})
     same = comparison.systems["soft"].probabilities
@@ -117,7 +127,7 @@ def test_bytes_cost_less_than_a_thousandth_of_the_score():
     logits = 3 * (2.0 * masks - 1) + rng.normal(0, 3, (300, 101, 1))
     floats = 1 / (1 + np.exp(-logits - rng.normal(0, 0.5, masks.shape)))
     for threshold in inference.THRESHOLDS:
-        rule = Rule(threshold)
+        rule = PostProcess(threshold)
         exact = metrics.mean_precision(masks, rule(floats))
         stored = metrics.mean_precision(masks, rule(inference.as_bytes(floats)))
         assert abs(exact - stored) < 1e-3
@@ -139,15 +149,19 @@ def test_calibration_finds_what_was_put_in():
 
 def test_orders_put_first_what_they_promise(comparison):
     for by in ORDERS:
-        assert sorted(comparison.order(by, Rule())) == list(range(24))
+        assert sorted(comparison.order(by, PostProcess())) == list(range(24))
     tiles = comparison.tiles
-    scores = np.mean([s.scores(Rule()) for s in comparison.systems.values()], axis=0)
-    assert (np.diff(scores[comparison.order("worst score", Rule())]) >= 0).all()
-    assert (np.diff(tiles.coverage[comparison.order("coverage", Rule())]) <= 0).all()
-    assert (np.diff(tiles.depths[comparison.order("depth", Rule())]) >= 0).all()
-    assert list(tiles.ids[comparison.order("id", Rule())]) == sorted(tiles.ids)
+    scores = np.mean(
+        [s.scores(PostProcess()) for s in comparison.systems.values()], axis=0
+    )
+    assert (np.diff(scores[comparison.order("worst score", PostProcess())]) >= 0).all()
+    assert (
+        np.diff(tiles.coverage[comparison.order("coverage", PostProcess())]) <= 0
+    ).all()
+    assert (np.diff(tiles.depths[comparison.order("depth", PostProcess())]) >= 0).all()
+    assert list(tiles.ids[comparison.order("id", PostProcess())]) == sorted(tiles.ids)
     apart = comparison.disagreement()
-    assert (np.diff(apart[comparison.order("disagreement", Rule())]) <= 0).all()
+    assert (np.diff(apart[comparison.order("disagreement", PostProcess())]) <= 0).all()
     said = np.stack([s.probabilities for s in comparison.systems.values()]).astype(int)
     expected = (said.max(axis=0) - said.min(axis=0)).mean(axis=(1, 2)) / 255
     np.testing.assert_allclose(apart, expected)
@@ -173,7 +187,7 @@ def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
         profile=config.PROFILES["smoke"],
     )
     assert Choice.load(settings) is None
-    choice = Choice((("sharp", 1.0), ("soft", 0.5)), False, Rule(0.4, 50, 30))
+    choice = Choice((("sharp", 1.0), ("soft", 0.5)), False, PostProcess(0.4, 50, 30))
     path = choice.save(settings)
     assert path.name == CHOICE and Choice.load(settings) == choice
     assert "delete it to undo" in capsys.readouterr().out
@@ -197,9 +211,9 @@ def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
     [
         "{",
         "[]",
-        '{"weights": [["a", -1]], "flips": true, "rule": {}}',
-        '{"flips": 1}',
-        '{"data": "synthetic", "weights": [["a", 1]], "flips": true, "rule": {}}',
+        '{"weights": [["a", -1]], "tta": true, "rule": {}}',
+        '{"tta": 1}',
+        '{"data": "synthetic", "weights": [["a", 1]], "tta": true, "rule": {}}',
     ],
 )
 def test_file_that_is_no_choice_is_named(tmp_path, text):

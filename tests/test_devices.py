@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.batches import Frame, TileBatches
+from helpers.batches import ResizeOrPad, TileBatches
 from helpers.training.devices import Share, spread
 
 TRAIN = """
@@ -40,7 +40,7 @@ system = systems.System(
     "small", "", "",
     network=systems.Network(filters=4, depth=2, residual=True, gate=True),
     stages=(systems.Stage("lovasz-elu", 1, 1.0, optimizer="sgd", gate=0.1),),
-    frame=recipe.Frame(32, "resize"), batch_size=16,
+    transform=recipe.ResizeOrPad(32, "resize"), batch_size=16,
 )
 settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
 before = training.build_model(system, policy, settings.seed).get_weights()
@@ -128,10 +128,10 @@ def test_alone_everything_is_ours():
 def test_batches_are_divided_and_the_rest_left_out():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (23, 101, 101), np.uint8)
-    frame = Frame(32, "resize")
-    whole = TileBatches(images, images > 99, frame, 10)
+    transform = ResizeOrPad(32, "resize")
+    whole = TileBatches(images, images > 99, transform, 10)
     parts = [
-        TileBatches(images, images > 99, frame, 10, share=Share(4, 2, number))
+        TileBatches(images, images > 99, transform, 10, share=Share(4, 2, number))
         for number in (0, 1)
     ]
     assert [len(batches) for batches in (whole, *parts)] == [3, 3, 3]  # 8, 8, 4 tiles

@@ -25,7 +25,7 @@ WAYS.remove(("inceptionresnetv2", 1))  # see its own test
 @functools.cache
 def built(name, stem):
     """An encoder for tiles of 64 x 128, built once."""
-    options = {"stem": stem} if len(STRIDES[name]) > 1 else {}
+    options = {"stem_stride": stem} if len(STRIDES[name]) > 1 else {}
     return build_encoder(name, (64, 128, 1), **options)
 
 
@@ -40,14 +40,14 @@ def test_pyramid_is_finest_first_and_halves(name, stem):
 @pytest.mark.parametrize(("name", "stem"), WAYS)
 def test_stride_is_that_of_the_coarsest_features(name, stem):
     encoder = built(name, stem)
-    options = {"stem": stem} if len(STRIDES[name]) > 1 else {}
+    options = {"stem_stride": stem} if len(STRIDES[name]) > 1 else {}
     assert 64 // encoder.outputs[-1].shape[1] == stride_of(name, **options)
     if stem == next(iter(STRIDES[name])):
         assert stride_of(name) == stride_of(name, **options)
 
 
 def test_stride_of_scratch_depends_on_its_depth():
-    assert stride_of("scratch", depth=3, stem=2, filters=4) == 16
+    assert stride_of("scratch", depth=3, stem_stride=2, filters=4) == 16
 
 
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name != "scratch"])
@@ -74,7 +74,7 @@ ADDED = {
 
 def add(monkeypatch, build="MobileNet", taps=(), strides=()):
     """An encoder more, "added", in the tables that get an entry."""
-    tables = {"APPLICATIONS": build, "TAPS": taps, "STRIDES": strides}
+    tables = {"APPLICATIONS": build, "SKIP_LAYERS": taps, "STRIDES": strides}
     for table, entry in tables.items():
         if entry:
             monkeypatch.setitem(getattr(encoders, table), "added", entry)
@@ -100,7 +100,7 @@ def test_preprocessing_of_an_added_family_is_its_own(monkeypatch, build):
         ),
         (("densenet", ["relu"], {2: 32}), "no network 'densenet'; .*DenseNet"),
         ((None, ["relu"], {2: 32}), "no entry in APPLICATIONS"),
-        (("MobileNet", (), {2: 32}), "no entry in TAPS"),
+        (("MobileNet", (), {2: 32}), "no entry in SKIP_LAYERS"),
         (("MobileNet", ["conv_pw_1_relu"]), "no entry in STRIDES"),
         (("MobileNet", ["conv_pw_1_relu"], {2: 2, 1: 1}), "so one entry in STRIDES"),
         (
@@ -115,7 +115,7 @@ def test_preprocessing_of_an_added_family_is_its_own(monkeypatch, build):
         (("MobileNet", ["conv_pw_3_relu", "conv_pw_1_relu"], {2: 2}), "not halve"),
         (
             ("MobileNet", ["conv_pw_1_relu", "conv_pw_3_relu"], {2: 32}),
-            "STRIDES says 32, TAPS end at 4",
+            "STRIDES says 32, SKIP_LAYERS end at 4",
         ),
         (
             ("Xception", ["block1_conv2_act", "block3_sepconv1_act"], {2: 4}),
@@ -155,17 +155,25 @@ def test_stages_end_in_layers_of_their_name(name, stage, prefix):
 def test_inception_layers_have_lasting_names_and_paddings():
     """Keras would number them anew, and sizes would not halve."""
     with hardware.precision("mixed_bfloat16"):
-        again = build_encoder("inceptionresnetv2", (32, 64, 1), stem=1)
+        again = build_encoder("inceptionresnetv2", (32, 64, 1), stem_stride=1)
     assert [x.shape[1:3] for x in again.outputs] == [
         (32 >> n, 64 >> n) for n in range(5)
     ]
-    assert stride_of("inceptionresnetv2", stem=1) == 16
+    assert stride_of("inceptionresnetv2", stem_stride=1) == 16
     assert {"same"} == {getattr(layer, "padding", "same") for layer in again.layers}
     assert again.get_layer("block8_10_conv").compute_dtype == "bfloat16"
     names = [layer.name for layer in again.layers]
     assert names == [layer.name for layer in built("inceptionresnetv2", 2).layers]
     assert len(set(names)) == len(names)
-    prefixes = ("tile", "grey", "preprocess", "stem", "mixed", "block", "conv_7b")
+    prefixes = (
+        "tile",
+        "grey",
+        "preprocess",
+        "stem_stride",
+        "mixed",
+        "block",
+        "conv_7b",
+    )
     assert all(name.startswith(prefixes) for name in names)
 
 
@@ -196,9 +204,9 @@ def test_encoder_can_be_saved_and_loaded(tmp_path):
     [
         ("resnet999", {}, "unknown encoder 'resnet999'"),
         ("vgg16", {"depth": 3}, "vgg16 takes no depth"),
-        ("vgg16", {"stem": 1}, "vgg16 takes no stem"),
-        ("seresnext50", {"stem": 4}, "stem is 1 or 2, not 4"),
-        ("scratch", {"stem": 3}, "stem is 1, 2 or 4, not 3"),
+        ("vgg16", {"stem_stride": 1}, "vgg16 takes no stem"),
+        ("seresnext50", {"stem_stride": 4}, "stem is 1 or 2, not 4"),
+        ("scratch", {"stem_stride": 3}, "stem is 1, 2 or 4, not 3"),
         ("scratch", {"width": 3}, "scratch takes no width"),
         (
             "scratch",
@@ -227,7 +235,10 @@ def test_tiles_of_wrong_shape_are_refused(shape, message):
 
 
 def test_smaller_strides_take_smaller_tiles():
-    assert build_encoder("seresnext50", (40, 8, 1), stem=1).outputs[-1].shape[2] == 1
+    assert (
+        build_encoder("seresnext50", (40, 8, 1), stem_stride=1).outputs[-1].shape[2]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("name", ["scratch", "mobilenet", "inceptionresnetv2"])

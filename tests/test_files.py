@@ -1,11 +1,11 @@
 import pytest
 
-from helpers.utils.files import write_beside
+from helpers.utils.files import atomic_write
 
 
 def test_a_file_appears_whole_with_its_folder_and_nothing_beside_it(tmp_path):
     path = tmp_path / "new" / "result.csv"
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("whole")
         assert beside.suffix == ".csv"
         assert not path.exists()
@@ -16,7 +16,7 @@ def test_a_file_appears_whole_with_its_folder_and_nothing_beside_it(tmp_path):
 def test_the_old_content_stands_until_the_new_is_complete(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -26,7 +26,7 @@ def test_the_old_content_stands_until_the_new_is_complete(tmp_path):
 def test_a_fault_in_the_block_leaves_the_old_content_and_nothing_else(tmp_path, fault):
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with pytest.raises(fault), write_beside(path) as beside:
+    with pytest.raises(fault), atomic_write(path) as beside:
         beside.write_text("half")
         raise fault
     assert path.read_text() == "old"
@@ -35,12 +35,12 @@ def test_a_fault_in_the_block_leaves_the_old_content_and_nothing_else(tmp_path, 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "folder"
-    with pytest.raises(RuntimeError), write_beside(path) as beside:
+    with pytest.raises(RuntimeError), atomic_write(path) as beside:
         beside.mkdir()
         (beside / "half").touch()
         raise RuntimeError
     assert not list(tmp_path.iterdir())
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.mkdir()
         (beside / "whole").touch()
     assert [item.name for item in path.iterdir()] == ["whole"]
@@ -49,6 +49,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), write_beside(path):
+    with pytest.raises(FileNotFoundError), atomic_write(path):
         pass
     assert path.read_text() == "old"

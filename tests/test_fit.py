@@ -42,26 +42,26 @@ def finished(tiles, tmp_path_factory):
 
 def interrupt_at(monkeypatch, epoch):
     """As if the machine were switched off when this epoch begins."""
-    begin = callbacks.EpochOrder.on_epoch_begin
+    begin = callbacks.SeedEpoch.on_epoch_begin
 
     def off(self, number, logs=None):
         begin(self, number, logs)
         if number == epoch:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.EpochOrder, "on_epoch_begin", off)
+    monkeypatch.setattr(callbacks.SeedEpoch, "on_epoch_begin", off)
 
 
 @pytest.fixture
 def stuck(monkeypatch):
     """A network that calls all of a tile salt, whatever it learns: one score."""
 
-    class Stuck(callbacks.EpochOrder):
+    class Stuck(callbacks.SeedEpoch):
         def on_epoch_begin(self, epoch, logs=None):
             super().on_epoch_begin(epoch, logs)
             self.model.get_layer("logits").bias.assign([1000.0])
 
-    monkeypatch.setattr(stages, "EpochOrder", Stuck)
+    monkeypatch.setattr(stages, "SeedEpoch", Stuck)
 
 
 def test_run_holds_what_its_docstring_says(finished, tiles):
@@ -81,7 +81,7 @@ def test_score_of_the_run_is_that_of_its_validation_tiles(finished, tiles):
     held_out = tiles.take(np.isin(tiles.ids, ids))
     score = metrics.mean_precision(held_out.masks, probabilities > 0.5)
     assert run.score == pytest.approx(score, abs=0.02)  # 255 steps
-    low, high = run.config["interval"]
+    low, high = run.config["confidence_interval"]
     assert low <= run.score <= high
 
 
@@ -150,11 +150,11 @@ def test_float16_trains_with_loss_scaling(tiles, settings, monkeypatch):
     """As on a GPU: without it small gradients become zero."""
     optimisers = []
 
-    class Spy(callbacks.EpochOrder):
+    class Spy(callbacks.SeedEpoch):
         def on_train_begin(self, logs=None):
             optimisers.append(self.model.optimizer)
 
-    monkeypatch.setattr(stages, "EpochOrder", Spy)
+    monkeypatch.setattr(stages, "SeedEpoch", Spy)
     monkeypatch.setattr(
         training, "choose_precision", lambda: ("mixed_float16", "as on a GPU")
     )
@@ -193,13 +193,13 @@ def test_plateau_lowers_the_rate_and_keeps_the_best_weights(
 ):
     """A network that falls apart after a good epoch is not the one that is kept."""
 
-    class Sabotage(callbacks.EpochOrder):
+    class Sabotage(callbacks.SeedEpoch):
         def on_epoch_begin(self, epoch, logs=None):
             super().on_epoch_begin(epoch, logs)
             if epoch == 4:  # from now on everything is salt
                 self.model.get_layer("logits").bias.assign([1000.0])
 
-    monkeypatch.setattr(stages, "EpochOrder", Sabotage)
+    monkeypatch.setattr(stages, "SeedEpoch", Sabotage)
     stage = systems.Stage("bce", 7, 0.1, schedule="plateau", patience=1, stopping=8)
     system = replace(TINY, stages=(stage,))
     run = training.fit(system, tiles, 0, settings, verbose=0)
@@ -208,8 +208,8 @@ def test_plateau_lowers_the_rate_and_keeps_the_best_weights(
     assert scores.max() > scores.iloc[-1]
     rest = tiles.take(data.make_folds(tiles, seed=settings.seed) != 0)
     _, watched = training._watched(system, rest, None, settings.seed)
-    batch = training.TileBatches(watched.images, watched.masks, system.frame, 64)[0]
-    score = metrics.CompetitionScore(system.frame)
+    batch = training.TileBatches(watched.images, watched.masks, system.transform, 64)[0]
+    score = metrics.CompetitionScore(system.transform)
     score.update_state(batch[1], run.model()(batch[0]))
     assert float(score.result()) == pytest.approx(scores.max())
 
@@ -271,7 +271,7 @@ def test_interrupted_between_the_last_epoch_and_the_end(
 
 def test_wrong_row_leaves_the_finished_run_where_it_is(finished, tiles):
     run, settings = finished
-    network = replace(TINY.network, up="nearest")
+    network = replace(TINY.network, upsampling="nearest")
     with pytest.raises(ValueError, match="up is"):
         training.fit(replace(TINY, network=network), tiles, 0, settings)
     assert (run.folder / "config.json").exists()
@@ -298,12 +298,16 @@ def test_runs_alike_differ_in_the_fold_alone(finished, tiles):
 GATED = replace(
     TINY,
     name="gated",
-    network=systems.Network(filters=4, depth=2, dropout=0.2, gate=True, deep=True),
+    network=systems.Network(
+        filters=4, depth=2, dropout=0.2, gate=True, deep_supervision=True
+    ),
     stages=(
-        systems.Stage("dice+0.2bce", 2, 1e-2, gate=0.1, deep=0.5, weight_decay=1e-4),
+        systems.Stage(
+            "dice+0.2bce", 2, 1e-2, gate=0.1, deep_supervision=0.5, weight_decay=1e-4
+        ),
         systems.Stage("lovasz-elu", 1, 1e-2, "plateau", gate=0.1, optimizer="rmsprop"),
     ),
-    smallest=10,
+    min_mask_size=10,
 )
 
 
@@ -313,8 +317,10 @@ def test_several_outputs_and_losses_in_stages(tiles, settings):
     history = run.history()
     assert {"score", "val_score", "iou", "mask_loss", "gate_loss"} <= set(history)
     total = history["mask_loss"] + 0.1 * history["gate_loss"]
-    deep = 0.5 * history["deep_1_loss"]
-    np.testing.assert_allclose(history["loss"][:2], (total + deep)[:2], rtol=0.02)
+    deep_supervision = 0.5 * history["deep_1_loss"]
+    np.testing.assert_allclose(
+        history["loss"][:2], (total + deep_supervision)[:2], rtol=0.02
+    )
     np.testing.assert_allclose(history["loss"][2:], total[2:], rtol=0.02)
     ids, probabilities = run.validation()
     again = run.predict(tiles.take(np.isin(tiles.ids, ids)).images)
@@ -334,17 +340,19 @@ def test_interrupted_training_of_several_outputs(epoch, tiles, settings, monkeyp
 
 def test_dropout_inside_a_framed_network_is_seeded_too(tiles, settings, monkeypatch):
     """A size that cannot be halved puts a network into a network."""
-    system = replace(TINY, frame=systems.Frame(102, "pad"), stages=TINY.stages[:1])
+    system = replace(
+        TINY, transform=systems.ResizeOrPad(102, "pad"), stages=TINY.stages[:1]
+    )
     seeds = []
 
-    class Spy(callbacks.EpochOrder):
+    class Spy(callbacks.SeedEpoch):
         def on_epoch_begin(self, epoch, logs=None):
             super().on_epoch_begin(epoch, logs)
             layers = callbacks.all_layers(self.model)
             drop = next(x for x in layers if isinstance(x, keras.layers.Dropout))
             seeds.append(np.array(drop.seed_generator.state)[1])
 
-    monkeypatch.setattr(stages, "EpochOrder", Spy)
+    monkeypatch.setattr(stages, "SeedEpoch", Spy)
     training.fit(system, tiles, 0, settings, verbose=0)
     assert seeds == [0, 1]
 
@@ -362,7 +370,7 @@ def test_specks_are_not_trained_on(tiles):
     ("stage", "message"),
     [
         (systems.Stage("bce", 1, gate=0.1), "does not have: set Network"),
-        (systems.Stage("bce", 1, deep=0.1), "loss of 'deep'"),
+        (systems.Stage("bce", 1, deep_supervision=0.1), "loss of 'deep_supervision'"),
         (systems.Stage("bce", 1, optimizer="sgdd"), "unknown optimizer 'sgdd'"),
         (systems.Stage("bced", 1), "unknown loss 'bced'"),
         (systems.Stage("bce", 1, schedule="plataeu"), "'plateau': 'plataeu'"),
@@ -421,7 +429,7 @@ def test_snapshots_before_restarts_predict_together(tiles, settings):
     assert np.abs(last.get_weights()[0] - first.get_weights()[0]).max() > 0
     ids, kept = run.validation()
     images = tiles.take(np.isin(tiles.ids, ids)).images
-    alone = [inference.predict(model, images, run.frame) for model in (last, first)]
+    alone = [inference.predict(model, images, run.transform) for model in (last, first)]
     np.testing.assert_allclose(run.predict(images), np.mean(alone, axis=0), atol=1e-6)
     np.testing.assert_allclose(kept, np.mean(alone, axis=0), atol=0.5 / 255 + 1e-4)
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from helpers.batches import Frame
+from helpers.batches import ResizeOrPad
 from helpers.inference import (
-    Rule,
+    PostProcess,
+    bootstrap_ci,
     cross_fit,
     ensemble,
-    interval,
     predict,
-    score_rules,
+    score_grid,
 )
 from helpers.metrics import mean_precision, precision_per_image
 
@@ -30,25 +30,29 @@ def tiles(count=5):
     return np.random.default_rng(3).integers(0, 256, (count, 101, 101), np.uint8)
 
 
-@pytest.mark.parametrize("flips", [False, True])
-@pytest.mark.parametrize("frame", [Frame(128, "pad"), Frame(128, "resize")])
-def test_predictions_are_those_made_by_hand(frame, flips):
-    framed = frame.to_network(tiles())[..., None] / np.float32(255)
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize(
+    "transform", [ResizeOrPad(128, "pad"), ResizeOrPad(128, "resize")]
+)
+def test_predictions_are_those_made_by_hand(transform, tta):
+    framed = transform.forward(tiles())[..., None] / np.float32(255)
     expected = expit(leaning(framed))
-    if flips:
+    if tta:
         turned = expit(leaning(framed[:, :, ::-1]))[:, :, ::-1]
         expected = (expected + turned) / 2
-    predicted = predict(LEANING, tiles(), frame, flips=flips, batch_size=2)
+    predicted = predict(LEANING, tiles(), transform, tta=tta, batch_size=2)
     assert predicted.dtype == np.float32
-    np.testing.assert_allclose(predicted, frame.to_native(expected[..., 0]), atol=1e-6)
+    np.testing.assert_allclose(
+        predicted, transform.inverse(expected[..., 0]), atol=1e-6
+    )
 
 
 def test_with_flips_a_flipped_tile_gets_the_flipped_prediction():
     turned = tiles()[:, :, ::-1]
-    for flips in (True, False):
-        a = predict(LEANING, tiles(), Frame(127), flips)
-        b = predict(LEANING, turned, Frame(127), flips)[:, :, ::-1]
-        assert np.allclose(a, b, atol=1e-6) == flips
+    for tta in (True, False):
+        a = predict(LEANING, tiles(), ResizeOrPad(127), tta)
+        b = predict(LEANING, turned, ResizeOrPad(127), tta)[:, :, ::-1]
+        assert np.allclose(a, b, atol=1e-6) == tta
 
 
 def test_progress_counts_batches_and_no_tiles_are_no_problem():
@@ -58,9 +62,9 @@ def test_progress_counts_batches_and_no_tiles_are_no_problem():
         seen.extend(loop)
         return loop
 
-    assert predict(LEANING, tiles(), Frame(), True, 2, progress).all()
+    assert predict(LEANING, tiles(), ResizeOrPad(), True, 2, progress).all()
     assert seen == [0, 2, 4]
-    assert predict(LEANING, tiles(0), Frame()).shape == (0, 101, 101)
+    assert predict(LEANING, tiles(0), ResizeOrPad()).shape == (0, 101, 101)
 
 
 def test_an_ensemble_is_a_weighted_mean():
@@ -77,8 +81,8 @@ def test_a_rule_cuts_and_empties_small_masks():
     probabilities = np.zeros((3, 4, 4))
     probabilities[0, 0, :3] = probabilities[1, 0, :2] = 0.7
     probabilities[2] = 0.6
-    assert Rule()(probabilities).sum(axis=(1, 2)).tolist() == [3, 2, 16]
-    assert Rule(0.6, 3)(probabilities).sum(axis=(1, 2)).tolist() == [3, 0, 0]
+    assert PostProcess()(probabilities).sum(axis=(1, 2)).tolist() == [3, 2, 16]
+    assert PostProcess(0.6, 3)(probabilities).sum(axis=(1, 2)).tolist() == [3, 0, 0]
 
 
 def guesses(count=40, seed=0, skill=1.0):
@@ -92,14 +96,14 @@ def guesses(count=40, seed=0, skill=1.0):
 
 def test_every_rule_scores_as_if_applied_by_itself():
     masks, probabilities = guesses()
-    rules, scores = score_rules(masks, probabilities, (0.3, 0.7), (0, 40, 400))
+    rules, scores = score_grid(masks, probabilities, (0.3, 0.7), (0, 40, 400))
     assert len(rules) == 6 and scores.shape == (6, 40)
     for rule, score in zip(rules, scores, strict=True):
         assert np.array_equal(score, precision_per_image(masks, rule(probabilities)))
 
 
 def best_rule(masks, probabilities):
-    rules, scores = score_rules(masks, probabilities)
+    rules, scores = score_grid(masks, probabilities)
     return rules[int(scores.mean(axis=1).argmax())]
 
 
@@ -108,7 +112,7 @@ def test_best_rule_is_the_best_of_all():
     probabilities = expit(logit(probabilities) + 0.8)  # too much salt everywhere
     rule = best_rule(masks, probabilities)
     best = mean_precision(masks, rule(probabilities))
-    assert best == score_rules(masks, probabilities)[1].mean(axis=1).max()
+    assert best == score_grid(masks, probabilities)[1].mean(axis=1).max()
     assert best > mean_precision(masks, probabilities > 0.5)
     assert rule.threshold > 0.5
 
@@ -136,11 +140,11 @@ def test_on_noise_the_honest_score_is_below_the_flattering_one():
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_tiles():
     scores = np.tile([0.0, 0.5, 1.0, 1.0], 25)
-    low, high = interval(scores)
+    low, high = bootstrap_ci(scores)
     error = scores.std() / len(scores) ** 0.5
     assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.015)
     assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.015)
-    assert interval(scores) == (low, high)
-    narrow = interval(scores, level=0.5)
+    assert bootstrap_ci(scores) == (low, high)
+    narrow = bootstrap_ci(scores, level=0.5)
     assert low < narrow[0] < narrow[1] < high
-    assert interval(np.ones(9)) == (1.0, 1.0)
+    assert bootstrap_ci(np.ones(9)) == (1.0, 1.0)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from helpers.batches import Frame
+from helpers.batches import ResizeOrPad
 from helpers.metrics import (
     CompetitionScore,
     MeanTileIoU,
@@ -87,15 +87,17 @@ def some_tiles(count, size, seed=1):
 
 @pytest.mark.parametrize("mode", ["pad", "resize"])
 def test_keras_metrics_equal_numpy_over_an_epoch_with_a_short_last_batch(mode):
-    frame = Frame(128, mode)
+    transform = ResizeOrPad(128, mode)
     masks, logits = some_tiles(7, 128)
     model = keras.Sequential([keras.Input((128, 128, 1)), keras.layers.Identity()])
-    model.compile(loss="mse", metrics=[CompetitionScore(frame), MeanTileIoU(frame)])
+    model.compile(
+        loss="mse", metrics=[CompetitionScore(transform), MeanTileIoU(transform)]
+    )
     x, y = logits[..., None], masks[..., None].astype(np.float32)
     logs = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
     probabilities = 1 / (1 + np.exp(-logits))
-    truth = frame.to_native(masks) > 0.5
-    guess = frame.to_native(probabilities) > 0.5
+    truth = transform.inverse(masks) > 0.5
+    guess = transform.inverse(probabilities) > 0.5
     assert logs["score"] == pytest.approx(mean_precision(truth, guess), abs=1e-6)
     assert logs["iou"] == pytest.approx(iou(truth, guess).mean(), abs=1e-4)
     assert 0 < logs["score"] < 1
@@ -119,11 +121,13 @@ def test_a_reset_metric_forgets():
 
 def test_model_compiled_with_the_metrics_loads_with_them(tmp_path):
     model = keras.Sequential([keras.Input((128, 128, 1)), keras.layers.Conv2D(1, 1)])
-    metrics = [CompetitionScore(Frame()), MeanTileIoU(Frame(64, "resize"))]
+    metrics = [CompetitionScore(ResizeOrPad()), MeanTileIoU(ResizeOrPad(64, "resize"))]
     model.compile(loss="mse", metrics=metrics)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     batch = np.zeros((1, 128, 128, 1))
     assert again.evaluate(batch, batch, verbose=0, return_dict=True)["score"] == 1.0
     for metric in metrics:
-        assert type(metric).from_config(metric.get_config()).frame == metric.frame
+        assert (
+            type(metric).from_config(metric.get_config()).transform == metric.transform
+        )

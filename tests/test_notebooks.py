@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 
 from helpers import publish
 from helpers.config import PROFILES
-from helpers.inference import Rule
+from helpers.inference import PostProcess
 from helpers.panel.comparison import Choice
 
 ROOT = Path(__file__).parents[1]
@@ -140,7 +140,7 @@ def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
     Blocks marked `py` are for reading only: they show somebody's fault. Notebook 05
     finds what somebody has chosen in the panel, and must submit with it.
     """
-    chosen = Choice((("salt-net", 1.0),), flips=False, rule=Rule(0.4, 30, 20))
+    chosen = Choice((("salt-net", 1.0),), tta=False, rule=PostProcess(0.4, 30, 20))
     chosen.save(
         SimpleNamespace(
             output_dir=tmp_path, kind="synthetic", profile=PROFILES["smoke"]
@@ -160,7 +160,9 @@ def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
     NotebookClient(book, timeout=900, resources=where).execute()
     if path.stem == "05_submission":
         result = json.loads((tmp_path / "result.json").read_text())
-        rule = Rule(result["threshold"], result["smallest"], result["component"])
+        rule = PostProcess(
+            result["threshold"], result["min_mask_size"], result["min_component_size"]
+        )
         assert rule == chosen.rule and result["voters"] == {"salt-net/fold-0": 1}
         assert (tmp_path / "submission.csv").is_file()
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from helpers import data, plotting
-from helpers.inference import Rule
+from helpers.inference import PostProcess
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_test_tiles_without_masks_are_shown(tiles):
 
 
 def test_predictions_name_the_score_and_legend_the_colours(tiles):
-    figure = plotting.show_predictions(tiles, 0.9 * tiles.masks, Rule())
+    figure = plotting.show_predictions(tiles, 0.9 * tiles.masks, PostProcess())
     assert titles(figure)[3::4] == ["score 1.0"] * 3
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["missed", "false salt"]
@@ -78,7 +78,9 @@ def test_curves_count_epochs_from_one_and_name_the_runs():
 
 
 def test_rules_draw_a_line_per_smallest_mask(tiles):
-    figure = plotting.show_rules(tiles.masks, 0.9 * tiles.masks, smallest=(0, 2000))
+    figure = plotting.show_thresholds(
+        tiles.masks, 0.9 * tiles.masks, min_mask_size=(0, 2000)
+    )
     perfect, emptied = figure.axes[0].lines
     assert np.allclose(perfect.get_ydata(), 1.0)
     assert np.allclose(emptied.get_ydata(), 2 / 3)  # the salt of 1,600 pixels is lost

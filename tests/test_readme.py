@@ -18,7 +18,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 def tables(monkeypatch):
     """The tables that the README adds to, put back afterwards."""
     for module, names in {
-        encoders: ("APPLICATIONS", "TAPS", "STRIDES"),
+        encoders: ("APPLICATIONS", "SKIP_LAYERS", "STRIDES"),
         losses: ("LOSSES",),
         systems: ("SYSTEMS",),
     }.items():

@@ -13,7 +13,7 @@ import pytest
 from pretend import labelled, pretend
 
 from helpers import systems, training
-from helpers.batches import Frame
+from helpers.batches import ResizeOrPad
 from helpers.data import Tiles
 from helpers.training.runs import (
     PLAN,
@@ -34,8 +34,8 @@ ROOT = Path(__file__).parents[1]
 def folder(tmp_path):
     """Two finished folds, one of another seed, and one that is not finished."""
     for name, fold, seed in [("net", 0, 1), ("net", 1, 1), ("other", 0, 2)]:
-        frame = {"size": 64, "mode": "resize"}
-        system = {"name": name, "frame": frame, "flips": True}
+        transform = {"size": 64, "mode": "resize"}
+        system = {"name": name, "transform": transform, "tta": True}
         config = dict.fromkeys(PLAN) | {"system": system, "fold": fold, "seed": seed}
         config |= {"version": VERSION, "data": "synthetic"}
         path = tmp_path / name / f"fold-{fold}"
@@ -61,7 +61,7 @@ def test_runs_alike_may_differ_in_the_fold_alone(folder):
 
 def test_frame_and_score_are_read_from_the_row(folder):
     run = Run(folder / "net" / "fold-0")
-    assert run.frame == Frame(64, "resize") and run.score == 0.5
+    assert run.transform == ResizeOrPad(64, "resize") and run.score == 0.5
 
 
 def test_probabilities_are_stored_in_255_steps(folder):
@@ -70,7 +70,7 @@ def test_probabilities_are_stored_in_255_steps(folder):
     mirrored = np.array([[[0, 51, 0]]], np.uint8)
     stored = {"ids": ["a"], "plain": steps, "mirrored": mirrored}
     np.savez(run.folder / "validation.npz", **stored)
-    _, plain = run.validation(flips=False)
+    _, plain = run.validation(tta=False)
     np.testing.assert_allclose(plain, [[[0, 0.2, 1]]])
     ids, probabilities = run.validation()  # as its system does: with flips
     np.testing.assert_allclose(probabilities, [[[0, 0.2, 0.5]]])
@@ -138,7 +138,7 @@ def test_predictions_are_weighted(settings, three, monkeypatch):
     monkeypatch.setattr(
         Run,
         "predict",
-        lambda run, images, progress, flips: np.full(
+        lambda run, images, progress, tta: np.full(
             images.shape, values[run.name], "f4"
         ),
     )

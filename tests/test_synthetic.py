@@ -135,7 +135,7 @@ def test_surveys_differ_in_scale():
         for survey in SURVEYS
     }
     assert rate["shelf"] > 1.5 * rate["sheets"]
-    assert rate["shelf"] > 2.5 * rate["deep"]
+    assert rate["shelf"] > 2.5 * rate["deep_supervision"]
 
 
 def test_frequency_falls_with_depth():

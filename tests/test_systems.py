@@ -82,7 +82,11 @@ def test_smallest_budget_leaves_an_epoch_to_each_stage():
     system = systems.get("salt-net").within(budget)
     assert system.batch_size == 8
     assert [stage.epochs for stage in system.stages] == [1, 1]
-    assert (system.frame.size, system.frame.mode, system.tiles) == (64, "resize", 32)
+    assert (system.transform.size, system.transform.mode, system.tiles) == (
+        64,
+        "resize",
+        32,
+    )
 
 
 def test_budget_without_limits_changes_nothing():
@@ -125,7 +129,7 @@ def whole_way(system, folder):
             for stage, cut in zip(system.stages, small.stages, strict=True)
         ]
         system = replace(small, stages=tuple(stages))
-        begin = training.EpochOrder.on_epoch_begin
+        begin = training.SeedEpoch.on_epoch_begin
 
         def off(self, epoch, logs=None):
             begin(self, epoch, logs)
@@ -133,7 +137,7 @@ def whole_way(system, folder):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as cut:
-            cut.setattr(training.EpochOrder, "on_epoch_begin", off)
+            cut.setattr(training.SeedEpoch, "on_epoch_begin", off)
             training.fit(system, tiles, 0, settings, verbose=0)
         run = training.fit(system, tiles, 0, settings, verbose=0)
         history = run.history()
@@ -143,7 +147,7 @@ def whole_way(system, folder):
         loss = history["loss"][first : first + longest.epochs]  # stages differ in it
         assert len(loss) > 1 and loss.iloc[-1] < loss.iloc[0], list(loss)
         members = runs.find_members(settings, system.name)
-        masks = inference.Rule()(runs.predict(members, tiles.images[:3]))
+        masks = inference.PostProcess()(runs.predict(members, tiles.images[:3]))
         path = folder / "submission.csv"
         assert submission.write_submission(path, tiles.ids[:3], masks).rows == 3
 

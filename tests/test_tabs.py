@@ -9,7 +9,7 @@ import pytest
 from pretend import labelled, pretend
 
 from helpers import config, metrics
-from helpers.inference import Rule
+from helpers.inference import PostProcess
 from helpers.panel import tabs
 from helpers.panel.comparison import CHOICE, Choice
 from helpers.utils.files import DataError
@@ -44,13 +44,13 @@ def test_thresholds_rescore_everything(panel):
     before, picture = panel.scores.value, panel.parts[0].picture.value
     panel.threshold.value = 0.2
     one = panel.comparison.systems["wild"]
-    expected = metrics.mean_precision(one.truth, Rule(0.2)(one.probabilities))
+    expected = metrics.mean_precision(one.truth, PostProcess(0.2)(one.probabilities))
     assert f"{expected:.4f}" in panel.scores.value != before
     assert panel.parts[0].picture.value != picture
-    assert panel.rule == Rule(0.2)
+    assert panel.rule == PostProcess(0.2)
     before = panel.scores.value
-    panel.component.value = 300
-    assert panel.scores.value != before and panel.rule.component == 300
+    panel.min_component_size.value = 300
+    assert panel.scores.value != before and panel.rule.min_component_size == 300
 
 
 def test_only_the_tab_that_is_seen_is_drawn(panel):
@@ -140,17 +140,17 @@ def test_weights_flips_and_empty_rule_change_the_mix(panel):
 
     mixer.sliders["wild"].value = 0.0
     assert changed()
-    mixer.flips.value = False
+    mixer.tta.value = False
     assert changed()
-    mixer.smallest.value = mixer.smallest.max
+    mixer.min_mask_size.value = mixer.min_mask_size.max
     assert not changed()  # until the rule is on
     mixer.empty.value = True
-    assert changed() and panel.rule.smallest == 300
+    assert changed() and panel.rule.min_mask_size == 300
     panel.threshold.value = 0.6
     assert changed()
     weights = {"sharp": 1, "soft": 1, "rough": 1}
-    mix = panel.comparison.mix(weights, flips=False)
-    expected = mix.scores(Rule(0.6, 300)).mean()
+    mix = panel.comparison.mix(weights, tta=False)
+    expected = mix.scores(PostProcess(0.6, 300)).mean()
     assert f"score {expected:.4f}" in mixer.score.value
     for slider in mixer.sliders.values():
         slider.value = 0.0
@@ -201,21 +201,21 @@ def test_other_thresholds_are_drawn_when_asked_for(panel):
 def test_choice_is_kept_for_the_submission(panel, made):
     mixer = show(panel, "What if")
     mixer.sliders["sharp"].value, mixer.sliders["rough"].value = 0.5, 0.0
-    mixer.flips.value = False
-    panel.component.value = 20
+    mixer.tta.value = False
+    panel.min_component_size.value = 20
     mixer.button.click()
     kept = json.loads((made[0] / CHOICE).read_text())
     assert kept["data"] == "synthetic"
     assert kept["weights"] == [["sharp", 0.5], ["soft", 1.0], ["wild", 1.0]]
     choice = Choice.load(panel.settings)
-    assert choice == mixer.choice and choice.rule == Rule(0.5, 0, 20)
+    assert choice == mixer.choice and choice.rule == PostProcess(0.5, 0, 20)
 
 
 def test_new_panel_says_what_is_kept(made, tmp_path, capsys):
     settings = config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
     first = [run for run in made[2] if run.name.endswith("0")]
     weights = (("sharp", 0.5), ("soft", 1.0))
-    Choice(weights, False, Rule(0.53, 0, 30)).save(settings)
+    Choice(weights, False, PostProcess(0.53, 0, 30)).save(settings)
     mixer = show(tabs.compare(first, made[1], settings), "What if")
     kept = (
         "kept at present: 0.5 x sharp + 1 x soft, threshold 0.53, component 30, "
@@ -226,7 +226,7 @@ def test_new_panel_says_what_is_kept(made, tmp_path, capsys):
     assert mixer.kept.value == kept
     mixer.button.click()
     assert "kept in choice.json" in mixer.kept.value
-    mixer.flips.value = False
+    mixer.tta.value = False
     assert "present: 0.2 x sharp + 1 x soft + 1 x rough" in mixer.kept.value
     mixer.panel.chosen.value = first[1:]  # without one of its systems
     assert mixer.kept.value == ""

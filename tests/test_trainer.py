@@ -47,14 +47,19 @@ def test_menus_make_a_row_and_say_what_it_costs(panel):
     tab = small(panel)
     assert "my-scratch-bce-64px-2x8" in tab.told.value and "about" in tab.told.value
     plain = tab.told.value
-    tab.parts.value = ("residual", "scse", "gate", "deep", "hypercolumn")
+    tab.parts.value = ("residual", "scse", "gate", "deep_supervision", "hypercolumn")
     tab.loss.value = "bce+dice"
     assert tab.told.value != plain and "half a minute to start" in plain
     row = tab.system
-    assert set(row.name.split("-")) >= {"scse", "gate", "deep", "hypercolumn"}
+    assert set(row.name.split("-")) >= {
+        "scse",
+        "gate",
+        "deep_supervision",
+        "hypercolumn",
+    }
     assert row.network.scse and row.network.hypercolumn == (4, 8)
     assert row.stages[0].gate == row.stages[0].deep == 0.1
-    assert row.epochs == 2 and row.tiles == 8 and row.frame.size == 64
+    assert row.epochs == 2 and row.tiles == 8 and row.transform.size == 64
 
 
 def test_scratch_encoder_has_nothing_to_borrow(panel):

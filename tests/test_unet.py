@@ -7,7 +7,7 @@ from keras.ops import convert_to_numpy as to_numpy
 
 from helpers import losses, synthetic
 from helpers.encoders import ENCODERS, conv_block
-from helpers.unet import build_unet, dilated_branches, scse_block
+from helpers.unet import aspp, build_unet, scse_block
 from helpers.utils import hardware
 
 
@@ -30,7 +30,9 @@ def test_logits_stay_float32_in_mixed_precision():
     assert model.output.dtype == "float32"
 
 
-@pytest.mark.parametrize("options", [{}, {"residual": True, "stem": 2, "blocks": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"residual": True, "stem_stride": 2, "blocks": 2}]
+)
 def test_scratch_network_has_the_width_and_depth_asked_for(options):
     model = build_unet(input_shape=(64, 64, 1), filters=4, depth=3, **options)
     kernels = [layer.kernel.shape for layer in model.layers if "conv2" in layer.name]
@@ -90,15 +92,15 @@ def test_mirrored_inside_is_as_mirrored_outside():
     np.testing.assert_allclose(ours["mask"], theirs["mask"][:, 1:31, 1:31], atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", [1, 2, 4])
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
 def test_any_stem_gives_logits_at_full_size(stem):
-    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, stem=stem)
+    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, stem_stride=stem)
     assert model.output_shape == (None, 32, 32, 1)
 
 
 def test_last_growth_covers_every_pixel_equally_often():
     """With a stencil of even size: nothing after it could smooth a checkerboard."""
-    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, stem=2)
+    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=2, stem_stride=2)
     assert model.get_layer("to_32").kernel.shape[:2] == (4, 4)
 
 
@@ -109,7 +111,7 @@ def test_tile_smaller_than_its_border_is_refused():
 
 def test_odd_stem_and_unknown_frozen_layers_are_refused():
     with pytest.raises(ValueError, match="stem is 1, 2 or 4, not 3"):
-        build_unet(input_shape=(48, 48, 1), stem=3)
+        build_unet(input_shape=(48, 48, 1), stem_stride=3)
     with pytest.raises(ValueError, match="no layer of vgg16 starts with 'blok1'"):
         build_unet("vgg16", (32, 32, 1), frozen=("blok1",))
 
@@ -140,20 +142,20 @@ def test_three_classes_are_learned():
 
 PARTS = [
     {"up": "upsample"},
-    {"centre": 12},
+    {"center_block": 12},
     {"dilations": (1, 3, 5, 7)},
     {"scse": True},
     {"hypercolumn": (2, 4)},
     {"gate": True},
-    {"deep": True},
+    {"deep_supervision": True},
     {
         "up": "upsample",
-        "centre": 12,
+        "center_block": 12,
         "dilations": (1, 2),
         "scse": True,
         "hypercolumn": (1, 2, 4, 8),
         "gate": True,
-        "deep": True,
+        "deep_supervision": True,
     },
 ]
 
@@ -221,7 +223,7 @@ def test_closed_gate_leaves_the_bias_alone():
 
 def test_dilated_branch_sees_as_far_as_it_should():
     inputs = keras.Input((15, 15, 1))
-    model = keras.Model(inputs, dilated_branches(inputs, 4, (1, 3, 5, 7), "dilated"))
+    model = keras.Model(inputs, aspp(inputs, 4, (1, 3, 5, 7), "dilated"))
     far = keras.Model(inputs, model.get_layer("dilated_7").output)
     tile = np.zeros((1, 15, 15, 1), np.float32)
     tile[0, 0, 0] = 1
@@ -230,7 +232,9 @@ def test_dilated_branch_sees_as_far_as_it_should():
 
 
 def test_deep_outputs_are_finest_first():
-    model = build_unet(input_shape=(32, 32, 1), filters=4, depth=3, deep=True)
+    model = build_unet(
+        input_shape=(32, 32, 1), filters=4, depth=3, deep_supervision=True
+    )
     assert list(model.output) == ["mask", "deep_1", "deep_2"]
     assert [model.get_layer(f"deep_{n}").input.shape[1] for n in (1, 2)] == [16, 8]
 

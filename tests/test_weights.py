@@ -12,7 +12,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from safetensors.numpy import load_file, save_file
 
 from helpers.backbones.weights import load_weights
-from helpers.encoders import TAPS, build_encoder
+from helpers.encoders import SKIP_LAYERS, build_encoder
 
 NAMES = Path(__file__).parent / "fixtures" / "timm_names.json"
 TIMM_NAMES = json.loads(NAMES.read_text())
@@ -69,7 +69,7 @@ def test_same_features_as_the_application_with_the_same_weights(tmp_path, mobile
         include_top=False, weights=None, input_shape=(64, 64, 3)
     )
     load_weights(whole, path)
-    tap = keras.Model(whole.input, whole.get_layer(TAPS["mobilenet"][-1]).output)
+    tap = keras.Model(whole.input, whole.get_layer(SKIP_LAYERS["mobilenet"][-1]).output)
     theirs = tap(2 * np.repeat(grey, 3, axis=-1) - 1)
     np.testing.assert_allclose(to_numpy(ours), to_numpy(theirs), atol=1e-5)
 

@@ -23,25 +23,25 @@ BLOCKS = {  # in each of the four stages
 }
 
 
-def resnet(x: Tensor, name: str, stem: int = 2) -> list[Tensor]:
+def resnet(x: Tensor, name: str, stem_stride: int = 2) -> list[Tensor]:
     """The residual networks, as far as their last features.
 
     Args:
         x: the preprocessed tile, (batch, height, width, 3).
         name: `"resnet34"`, `"seresnext50"` or `"seresnext101"`.
-        stem: 2, as published: the 7 x 7 stem halves the size and so does a pooling
-            after it. 1 does neither, to keep small tiles large; its features are the
-            four stages.
+        stem_stride: 2, as published: the 7 x 7 stem halves the size and so does a
+            pooling after it. 1 does neither, to keep small tiles large; its feature
+            maps are the four stages.
 
     Returns:
         Feature tensors, finest first: at strides 2, 4, 8, 16, 32 the stem and the four
-        stages; with `stem=1` at strides 1, 2, 4, 8 the stages alone.
+        stages; with `stem_stride=1` at strides 1, 2, 4, 8 the stages alone.
     """
     block = basic_block if name == "resnet34" else se_block
-    x = conv_bn(x, 64, 7, stem, name="stem", step=1)
+    x = conv_bn(x, 64, 7, stem_stride, name="stem", step=1)
     x = layers.ReLU(name="stem_relu1")(x)
     features = []
-    if stem > 1:
+    if stem_stride > 1:
         features.append(x)
         # SENet pads only below and on the right (Caffe's habit), ResNet all around.
         # Zeros do no harm to a maximum over what ReLU made.

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from helpers import plotting
-from helpers.inference import THRESHOLDS, Rule
+from helpers.inference import THRESHOLDS, PostProcess
 from helpers.panel.comparison import Comparison, Prediction
 from helpers.plotting import GUESS, LINES, TRUTH
 
@@ -29,7 +29,7 @@ DOTS = 80  # an inch
 PLAIN: dict[str, Any] = {"dpi": DOTS, "layout": "none"}  # of a figure
 MEAN: dict[str, Any] = {"color": "black", "lw": 2.5, "label": "mean, as weighted"}
 
-Draw = Callable[[Axes, Comparison, Rule], None]  # what draws one panel
+Draw = Callable[[Axes, Comparison, PostProcess], None]  # what draws one panel
 
 
 def png(*figures: Figure) -> bytes:
@@ -73,32 +73,32 @@ def short(names: Iterable[str]) -> list[str]:
 
 
 def compare(
-    comparison: Comparison, rule: Rule | None = None, log: bool = False
+    comparison: Comparison, rule: PostProcess | None = None, log: bool = False
 ) -> Figure:
     """How systems have learned, and what they are good at: eight panels.
 
     Args:
         comparison: `comparison.Comparison`.
-        rule: `inference.Rule` by which tiles are scored; 0.5 by default.
+        rule: `inference.PostProcess` by which tiles are scored; 0.5 by default.
         log: whether losses are drawn on a logarithmic scale.
 
     Returns:
         The figure.
     """
-    figure = _figure(PANELS, comparison, rule or Rule(), (2, 4), (14, 6.6))
+    figure = _figure(PANELS, comparison, rule or PostProcess(), (2, 4), (14, 6.6))
     if log:
         figure.axes[0].set_yscale("log")
     return figure
 
 
 def what_if(
-    comparison: Comparison, rule: Rule, mean: Prediction | None = None
+    comparison: Comparison, rule: PostProcess, mean: Prediction | None = None
 ) -> Figure:
     """What another threshold, or another smallest component, would change.
 
     Args:
         comparison: `comparison.Comparison`.
-        rule: `inference.Rule`, of which one number at a time is exchanged.
+        rule: `inference.PostProcess`, of which one number at a time is exchanged.
         mean: what systems say together, drawn as one more line.
 
     Returns:
@@ -107,7 +107,7 @@ def what_if(
     panels = (
         _scan("threshold", THRESHOLDS, mean, "Which threshold?", "threshold"),
         _scan(
-            "component",
+            "min_component_size",
             range(0, 301, 50),
             mean,
             "Drop small specks?",
@@ -120,7 +120,7 @@ def what_if(
 def _figure(
     panels: Sequence[Draw],
     comparison: Comparison,
-    rule: Rule,
+    rule: PostProcess,
     shape: tuple[int, int],
     size: tuple[float, float],
 ) -> Figure:
@@ -165,7 +165,7 @@ def _looks(comparison: Comparison) -> Iterator[tuple[int, str, Prediction, dict]
 
 
 def _curves(column: str, title: str) -> Draw:
-    def draw(axis: Axes, comparison: Comparison, _: Rule) -> None:
+    def draw(axis: Axes, comparison: Comparison, _: PostProcess) -> None:
         longest = 1
         for _, name, _, look in _looks(comparison):
             for run in comparison.runs[name]:
@@ -184,7 +184,7 @@ def _curves(column: str, title: str) -> Draw:
 
 
 def _grouped(method: str, title: str, xlabel: str) -> Draw:
-    def draw(axis: Axes, comparison: Comparison, rule: Rule) -> None:
+    def draw(axis: Axes, comparison: Comparison, rule: PostProcess) -> None:
         for _, _, prediction, look in _looks(comparison):
             names, means = getattr(comparison, method)(prediction.scores(rule))
             axis.plot(range(len(names)), means, **look)
@@ -196,14 +196,14 @@ def _grouped(method: str, title: str, xlabel: str) -> Draw:
     return draw
 
 
-def _precision(axis: Axes, comparison: Comparison, rule: Rule) -> None:
+def _precision(axis: Axes, comparison: Comparison, rule: PostProcess) -> None:
     for _, _, prediction, look in _looks(comparison):
         axis.plot(np.arange(50, 100, 5) / 100, prediction.passed(rule), **look)
     axis.set(title="How exact? Share of tiles above each IoU", ylim=(0, 1.03))
     axis.set(xlabel="IoU threshold; the score is the mean")
 
 
-def _confusion(axis: Axes, comparison: Comparison, rule: Rule) -> None:
+def _confusion(axis: Axes, comparison: Comparison, rule: PostProcess) -> None:
     width = 0.8 / len(comparison.systems)
     for number, _, prediction, look in _looks(comparison):
         table = prediction.confusion(rule)
@@ -218,7 +218,7 @@ def _confusion(axis: Axes, comparison: Comparison, rule: Rule) -> None:
     axis.set(title="Empty or not? Wrong answers, %", ylim=(0, 108))
 
 
-def _calibration(axis: Axes, comparison: Comparison, _: Rule) -> None:
+def _calibration(axis: Axes, comparison: Comparison, _: PostProcess) -> None:
     axis.plot((0, 1), (0, 1), ":", color="#888888", zorder=0)
     for _, _, prediction, look in _looks(comparison):
         axis.plot(*prediction.calibration(), **look)
@@ -235,7 +235,7 @@ def _scan(
 ) -> Draw:
     """Score against one number of the rule; the dotted line is where it stands."""
 
-    def draw(axis: Axes, comparison: Comparison, rule: Rule) -> None:
+    def draw(axis: Axes, comparison: Comparison, rule: PostProcess) -> None:
         rules = [replace(rule, **{field: value}) for value in values]
         lines = [(prediction, look) for _, _, prediction, look in _looks(comparison)]
         if mean:
@@ -248,7 +248,7 @@ def _scan(
     return draw
 
 
-def _costs(axis: Axes, comparison: Comparison, rule: Rule) -> None:
+def _costs(axis: Axes, comparison: Comparison, rule: PostProcess) -> None:
     """Score and cost of each system, written as a table."""
     axis.axis("off")
     axis.set_title("Score, and what it costs")
@@ -326,13 +326,13 @@ class TilePicture:
         self.figure.text(0.01, 0.02, note, fontsize=SMALL)
 
     def show(
-        self, position: int, rule: Rule, view: tuple[float, ...] | None = None
+        self, position: int, rule: PostProcess, view: tuple[float, ...] | None = None
     ) -> Figure:
         """Draw a tile.
 
         Args:
             position: of the tile in `comparison.tiles`.
-            rule: `inference.Rule`.
+            rule: `inference.PostProcess`.
             view: `(row, column, size)` of the square to show; all by default.
 
         Returns:
@@ -342,8 +342,8 @@ class TilePicture:
         for axis in self.axes.flat:
             axis.clear()
             axis.set(xticks=[], yticks=[])
-        plotting.grey_tile(self.axes[0, 0], tiles.images[position])
-        plotting.grey_tile(self.axes[1, 0], tiles.images[position])
+        plotting.draw_tile(self.axes[0, 0], tiles.images[position])
+        plotting.draw_tile(self.axes[1, 0], tiles.images[position])
         truth = tiles.masks[position]
         plotting.outline(self.axes[1, 0], truth, TRUTH)
         name, depth = tiles.ids[position], tiles.depths[position]
@@ -374,7 +374,7 @@ def _salt(mask: np.ndarray) -> str:
     return f"{share:.0f} % salt" if share >= 1 else "<1 % salt"
 
 
-def everything(comparison: Comparison, rule: Rule | None = None) -> bytes:
+def everything(comparison: Comparison, rule: PostProcess | None = None) -> bytes:
     """The whole panel as one still picture, for readers without widgets.
 
     The comparison; what threshold and smallest component would change; and two tiles:
@@ -382,12 +382,12 @@ def everything(comparison: Comparison, rule: Rule | None = None) -> bytes:
 
     Args:
         comparison: `comparison.Comparison`.
-        rule: `inference.Rule` by which tiles are scored; 0.5 by default.
+        rule: `inference.PostProcess` by which tiles are scored; 0.5 by default.
 
     Returns:
         A PNG, bytes.
     """
-    rule = rule or Rule()
+    rule = rule or PostProcess()
     hardest = comparison.order("worst score", rule)
     hardest = hardest[comparison.tiles.coverage[hardest] > 0][:1]
     shown = dict.fromkeys([*hardest, comparison.order("disagreement", rule)[0]])

@@ -16,10 +16,10 @@ import numpy as np
 from helpers import inference, metrics
 from helpers.config import Settings
 from helpers.data import Tiles, coverage_class
-from helpers.inference import Rule
+from helpers.inference import PostProcess
 from helpers.training import runs
 from helpers.training.runs import Run
-from helpers.utils.files import DataError, write_beside
+from helpers.utils.files import DataError, atomic_write
 
 BINS = 10  # of probability, in a calibration
 
@@ -39,11 +39,11 @@ class Prediction:
         self._groups = lru_cache(maxsize=1)(self._find_groups)
         self.calibration = lru_cache(maxsize=1)(self._calibration)
 
-    def _counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+    def _counts(self, rule: PostProcess) -> tuple[np.ndarray, np.ndarray]:
         """Pixels in the intersection and the union of each tile: two int (n,)."""
-        if rule.component > 1:
+        if rule.min_component_size > 1:
             tile, area, both = self._groups(rule.threshold)
-            kept = area >= rule.component
+            kept = area >= rule.min_component_size
             area = np.bincount(tile[kept], area[kept], len(self.truth)).astype(int)
             both = np.bincount(tile[kept], both[kept], len(self.truth)).astype(int)
         else:
@@ -51,7 +51,7 @@ class Prediction:
             area = np.array([np.count_nonzero(mask) for mask in masks])
             masks &= self.truth
             both = np.array([np.count_nonzero(mask) for mask in masks])
-        few = area < rule.smallest
+        few = area < rule.min_mask_size
         area, both = np.where(few, 0, area), np.where(few, 0, both)
         return both, area + self.salt - both
 
@@ -67,15 +67,15 @@ class Prediction:
         )
         return first[1:], sizes[1:], both[1:]
 
-    def scores(self, rule: Rule) -> np.ndarray:
+    def scores(self, rule: PostProcess) -> np.ndarray:
         """The competition's score of each tile: float (n,)."""
         return metrics.precision_of_counts(*self.counts(rule))
 
-    def passed(self, rule: Rule) -> np.ndarray:
+    def passed(self, rule: PostProcess) -> np.ndarray:
         """Share of the tiles that exceed each of the ten IoU thresholds: (10,)."""
         return metrics.passed(*self.counts(rule)).mean(axis=0)
 
-    def confusion(self, rule: Rule) -> np.ndarray:
+    def confusion(self, rule: PostProcess) -> np.ndarray:
         """Tiles by truth (row: empty, salt) and prediction (column): int (2, 2)."""
         both, union = self.counts(rule)
         said = (union - self.salt + both) > 0
@@ -129,23 +129,21 @@ class Comparison:
         self._said = lru_cache(maxsize=None)(self._read)
         self.systems = {name: self.prediction(name) for name in self.runs}
 
-    def prediction(self, name: str, flips: bool | None = None) -> Prediction:
+    def prediction(self, name: str, tta: bool | None = None) -> Prediction:
         """`Prediction` of a system, averaged with mirrored tiles or not."""
-        return self._said(name, flips)
+        return self._said(name, tta)
 
-    def _read(self, name: str, flips: bool | None) -> Prediction:
+    def _read(self, name: str, tta: bool | None) -> Prediction:
         members = dict.fromkeys(self.runs[name], 1.0)
-        _, probabilities = runs.out_of_fold(members, self.tiles, flips)
+        _, probabilities = runs.out_of_fold(members, self.tiles, tta)
         return Prediction(self.tiles.masks, inference.as_bytes(probabilities))
 
-    def mix(
-        self, weights: Mapping[str, float], flips: bool | None = None
-    ) -> Prediction:
+    def mix(self, weights: Mapping[str, float], tta: bool | None = None) -> Prediction:
         """`Prediction` of a weighted mean: {system: weight}, not all of them 0."""
         total = np.float32(0)
         for name, weight in weights.items():
             if weight:
-                part = self.prediction(name, flips).probabilities
+                part = self.prediction(name, tta).probabilities
                 total = total + np.float32(weight / sum(weights.values())) * part
         return Prediction(self.tiles.masks, np.rint(total).astype(np.uint8))
 
@@ -155,7 +153,7 @@ class Comparison:
         apart = np.maximum.reduce(said) - np.minimum.reduce(said)
         return apart.mean(axis=(1, 2)) / 255
 
-    def order(self, by: str, rule: Rule) -> np.ndarray:
+    def order(self, by: str, rule: PostProcess) -> np.ndarray:
         """Positions of the tiles, the ones to look at first coming first.
 
         Args:
@@ -211,26 +209,26 @@ class Choice:
 
     Attributes:
         weights: ((system, weight), ...), positive.
-        flips: whether predictions are averaged with those of mirrored tiles.
-        rule: `inference.Rule`.
+        tta: whether predictions are averaged with those of mirrored tiles.
+        rule: `inference.PostProcess`.
     """
 
     weights: tuple[tuple[str, float], ...]
-    flips: bool
-    rule: Rule
+    tta: bool
+    rule: PostProcess
 
     def __str__(self) -> str:
         mix = " + ".join(f"{weight:g} x {name}" for name, weight in self.weights)
         rule = self.rule
         return (
-            f"{mix}, threshold {rule.threshold:g}, component {rule.component}, "
-            f"smallest mask {rule.smallest}, flips {'on' if self.flips else 'off'}"
+            f"{mix}, threshold {rule.threshold:g}, component {rule.min_component_size}, "
+            f"smallest mask {rule.min_mask_size}, flips {'on' if self.tta else 'off'}"
         )
 
     def save(self, settings: Settings) -> Path:
         """Keep it in the output folder; returns the path."""
         path = settings.output_dir / CHOICE
-        with write_beside(path) as beside:
+        with atomic_write(path) as beside:
             made_for = {"data": settings.kind, "profile": settings.profile.name}
             kept = {**made_for, **asdict(self)}
             beside.write_text(json.dumps(kept, indent=1))
@@ -270,7 +268,7 @@ class Choice:
             weights = tuple((str(name), float(w)) for name, w in kept["weights"])
             if not weights or min(weight for _, weight in weights) <= 0:
                 raise ValueError("weights are positive")
-            choice = cls(weights, bool(kept["flips"]), Rule(**kept["rule"]))
+            choice = cls(weights, bool(kept["tta"]), PostProcess(**kept["rule"]))
             data, profile = kept["data"], kept["profile"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(

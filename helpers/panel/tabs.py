@@ -15,7 +15,7 @@ import ipywidgets as widgets
 
 from helpers.config import TILE, Settings
 from helpers.data import DataError, Tiles
-from helpers.inference import Rule, interval
+from helpers.inference import PostProcess, bootstrap_ci
 from helpers.panel import charts
 from helpers.panel.comparison import ORDERS, Choice, Comparison
 from helpers.panel.trainer import Trainer, picture
@@ -57,7 +57,7 @@ class Panel:
 
     Attributes:
         comparison: `comparison.Comparison` of the runs that are chosen.
-        rule: `inference.Rule` by which everything is scored.
+        rule: `inference.PostProcess` by which everything is scored.
     """
 
     def __init__(self, runs: list[Run], tiles: Tiles, settings: Settings) -> None:
@@ -71,7 +71,7 @@ class Panel:
             layout={"width": "340px"},
         )
         self.threshold = _slider("threshold", 0.5, 0.05, 0.95, 0.01)
-        self.component = _slider("smallest component", 0, 0, 300, 10)
+        self.min_component_size = _slider("smallest component", 0, 0, 300, 10)
         self.message = widgets.HTML()
         self.scores = widgets.HTML(layout={"overflow": "auto"})
         self.mixer = Mixer(self)
@@ -80,7 +80,7 @@ class Panel:
         for number, title in enumerate(part.title for part in self.parts):
             self.tabs.set_title(number, title)
         rule = widgets.VBox(
-            [self.threshold, self.component, self.message],
+            [self.threshold, self.min_component_size, self.message],
             layout={"flex": "0 0 auto", "width": "370px"},
         )
         self.box = widgets.VBox(
@@ -88,15 +88,17 @@ class Panel:
         )
         self.chosen.observe(self._choose, "value")
         self.tabs.observe(self._draw, "selected_index")
-        for slider in (self.threshold, self.component):
+        for slider in (self.threshold, self.min_component_size):
             slider.observe(self._rescore, "value")
         self._renew()
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> PostProcess:
         """The rule that the controls say; the empty rule's are in the third tab."""
-        smallest = self.mixer.smallest.value if self.mixer.empty.value else 0
-        return Rule(round(self.threshold.value, 2), smallest, self.component.value)
+        min_mask_size = self.mixer.min_mask_size.value if self.mixer.empty.value else 0
+        return PostProcess(
+            round(self.threshold.value, 2), min_mask_size, self.min_component_size.value
+        )
 
     def add(self, run: Run) -> None:
         """Put another finished run into the comparison."""
@@ -257,13 +259,13 @@ class Mixer:
         self.mixed: tuple = None, None
         self.known: dict[str, widgets.Widget] = {}
         self.weights = widgets.VBox()
-        self.flips = widgets.Checkbox(
+        self.tta = widgets.Checkbox(
             value=True, description="average with mirrored tiles", indent=False
         )
         self.empty = widgets.Checkbox(
             value=False, description="empty masks smaller than", indent=False
         )
-        self.smallest = _slider("pixels", 50, 0, 300, 10)
+        self.min_mask_size = _slider("pixels", 50, 0, 300, 10)
         self.button = widgets.Button(
             description="keep for notebook 05", layout={"width": "180px"}
         )
@@ -271,12 +273,12 @@ class Mixer:
             description="draw other thresholds", layout={"width": "180px"}
         )
         self.score, self.kept = widgets.HTML(), widgets.HTML()
-        rules = widgets.HBox([self.empty, self.smallest])
+        rules = widgets.HBox([self.empty, self.min_mask_size])
         buttons = widgets.HBox([self.ask, self.button])
-        rest = [self.flips, rules, self.score, buttons, self.kept, self.picture]
+        rest = [self.tta, rules, self.score, buttons, self.kept, self.picture]
         self.box = widgets.VBox([self.weights, *rest])
-        self.flips.observe(self.draw, "value")
-        for control in (self.empty, self.smallest):
+        self.tta.observe(self.draw, "value")
+        for control in (self.empty, self.min_mask_size):
             control.observe(panel._rescore, "value")
         self.ask.on_click(self._scan)
         self.button.on_click(self._keep)
@@ -297,7 +299,7 @@ class Mixer:
     def choice(self) -> Choice:
         """`comparison.Choice` that the controls say; without weights if all are 0."""
         weights = tuple((n, s.value) for n, s in self.sliders.items() if s.value)
-        return Choice(weights, self.flips.value, self.panel.rule)
+        return Choice(weights, self.tta.value, self.panel.rule)
 
     def draw(self, _: Any = None) -> None:
         """Score the mean of the systems."""
@@ -306,12 +308,12 @@ class Mixer:
         if not choice.weights:
             self.score.value = "give some system a weight"
             return
-        made_of = choice.weights, choice.flips
+        made_of = choice.weights, choice.tta
         if self.mixed[0] != made_of:
-            mix = comparison.mix(dict(choice.weights), choice.flips)
+            mix = comparison.mix(dict(choice.weights), choice.tta)
             self.mixed = made_of, mix
         scores = self.mixed[1].scores(choice.rule)
-        low, high = interval(scores)
+        low, high = bootstrap_ci(scores)
         self.score.value = (
             f"<b>score {scores.mean():.4f}</b> (95 % over tiles: {low:.3f} to "
             f"{high:.3f}), threshold {choice.rule.threshold:g}. What is chosen by "

@@ -33,12 +33,12 @@ if TYPE_CHECKING:  # which imports this module
 
 PARTS: dict[str, Any] = {  # of a decoder, see `unet.build_unet`
     "residual": True,
-    "centre": 64,
+    "center_block": 64,
     "dilations": (1, 3, 5),
     "scse": True,
     "hypercolumn": (4, 8),
     "gate": True,
-    "deep": True,
+    "deep_supervision": True,
 }
 HELP = (
     "<b>residual</b>: blocks add to their input; "
@@ -122,7 +122,7 @@ class Trainer:
             small = {"filters": 16, "depth": 4}
         network = systems.Network(self.encoder.value, **small, **parts)
         further: dict[str, Any] = {
-            name: 0.1 for name in ("gate", "deep") if name in parts
+            name: 0.1 for name in ("gate", "deep_supervision") if name in parts
         }
         stage = systems.Stage(self.loss.value, self.epochs.value, **further)
         cost = f"{self.size.value}px-{self.epochs.value}x{self.tiles.value}"
@@ -152,7 +152,7 @@ class Trainer:
         self.told.value = (
             f"<b>{self.system.name}</b>: {parameters / 1e6:.2f} million weights, "
             f"about {duration(seconds)} on this machine, and half a minute to start. "
-            "Fold 0, augmentation and flips of our default, whatever the systems "
+            "Fold 0, augmentation and tta of our default, whatever the systems "
             "beside it were trained with."
         )
 

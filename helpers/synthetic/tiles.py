@@ -27,7 +27,7 @@ from helpers.synthetic.geology import (
     Survey,
     make_section,
 )
-from helpers.utils.files import write_beside
+from helpers.utils.files import atomic_write
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 # Tiles per coverage class, ceil(10 * coverage) = 0 ... 10, in the real training set:
@@ -206,7 +206,7 @@ def write_dataset(
     ids = _ids(np.random.default_rng([seed, 2]), train + test)
     depths = [*known.depths, *asked.depths]
     runs = [rle_encode(mask) for mask in known.masks]
-    with write_beside(folder) as draft:
+    with atomic_write(folder) as draft:
         draft.mkdir()
         files = _images(ids[:train], known.images) | _masks(ids[:train], known.masks)
         _write_zip(draft / "train.zip", files)

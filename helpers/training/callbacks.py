@@ -22,7 +22,7 @@ from helpers.batches import TileBatches
 from helpers.systems import Stage
 
 
-class EpochOrder(keras.callbacks.Callback):
+class SeedEpoch(keras.callbacks.Callback):
     """Tells batches and dropout which epoch it is: chance follows from (seed, epoch).
 
     Keras does neither, and a backup does not hold the state of the dropout layers.
@@ -58,7 +58,7 @@ def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
         yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
-class ShortNames(keras.callbacks.Callback):
+class RenameLogs(keras.callbacks.Callback):
     """Calls the mask's score `score`, also where a network has several outputs.
 
     Keras calls it `mask_score` there; the callbacks after this one, the history among
@@ -184,7 +184,7 @@ class StopAfterEpoch(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class TimeLeft(keras.callbacks.Callback):
+class ETA(keras.callbacks.Callback):
     """Says before every epoch but the first how long the rest will take, in one line.
 
     Args:
@@ -196,7 +196,7 @@ class TimeLeft(keras.callbacks.Callback):
         self.epochs, self.seconds = epochs, None
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Take the last epoch's time for that of each to come (see `EpochOrder`)."""
+        """Take the last epoch's time for that of each to come (see `SeedEpoch`)."""
         if self.seconds is not None:
             print(f"{duration((self.epochs - epoch) * self.seconds)} to go", flush=True)
 

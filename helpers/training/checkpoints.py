@@ -28,7 +28,7 @@ import keras
 import pandas as pd
 
 from helpers.systems import Stage
-from helpers.utils.files import sweep, write_beside
+from helpers.utils.files import atomic_write, sweep
 
 KEPT = 2  # checkpoints: if the newest is damaged, there is the one before
 SEALED, TRAINING, BEST = "state.txt", "state.weights.h5", "best.weights.h5"
@@ -99,7 +99,7 @@ class Checkpoints:
     def add(self, state: State) -> Iterator[Path]:
         """Keep a new state: the block writes the files of weights into a folder."""
         target = self.folder / f"epoch-{state.epoch:04d}"
-        with write_beside(target) as folder:
+        with atomic_write(target) as folder:
             folder.mkdir()
             yield folder
             sums = {file.name: _checksum(file) for file in sorted(folder.iterdir())}
@@ -116,7 +116,7 @@ class Checkpoints:
     def _write_history(self) -> None:
         """The history as a table, for people and for curves while it runs."""
         if self.state.history:
-            with write_beside(self.run / "history.csv") as beside:
+            with atomic_write(self.run / "history.csv") as beside:
                 pd.DataFrame(self.state.history).to_csv(beside, index=False)
 
 
@@ -231,7 +231,7 @@ def keep_copy(run: Path, copy: Copy | None) -> None:
         for path in sorted(paths, key=lambda path: path.name == "config.json"):
             place = copy.folder / path.relative_to(run)
             if path.is_file() or not place.exists():  # a checkpoint never changes
-                with write_beside(place) as beside:
+                with atomic_write(place) as beside:
                     (shutil.copytree if path.is_dir() else shutil.copy)(path, beside)
         for path in (*copy.folder.glob("work"), *copy.folder.glob("work/epoch-*")):
             if not (run / path.relative_to(copy.folder)).exists():
@@ -242,7 +242,7 @@ def keep_copy(run: Path, copy: Copy | None) -> None:
 
 def bring_back(copy: Copy, run: Path) -> None:
     """Fetch a run from its copy, where the machine that it was trained on is gone."""
-    with write_beside(run) as beside:
+    with atomic_write(run) as beside:
         shutil.copytree(copy.folder, beside, ignore=shutil.ignore_patterns(".*"))
     print(f"{run.parent.name}, {run.name}: brought back from {copy.disk}")
 

@@ -16,22 +16,22 @@ import numpy as np
 import pandas as pd
 
 from helpers import inference, losses
-from helpers.batches import Frame, TileBatches
+from helpers.batches import ResizeOrPad, TileBatches
 from helpers.config import Settings
 from helpers.data import Tiles, make_folds
 from helpers.metrics import precision_per_image
 from helpers.systems import DEFAULT, Network, System, get
 from helpers.training import devices, stages
-from helpers.training.callbacks import EpochOrder, Show, TimeLeft, duration, tensorboard
+from helpers.training.callbacks import ETA, SeedEpoch, Show, duration, tensorboard
 from helpers.training.checkpoints import Checkpoints, Copy, bring_back, keep_copy
 from helpers.training.runs import PLAN, VERSION, Run, find_runs
 from helpers.training.stages import Stopped
 from helpers.unet import build_unet
-from helpers.utils.files import write_beside
+from helpers.utils.files import atomic_write
 from helpers.utils.hardware import accelerator, choose_precision, precision
 from helpers.utils.model_stats import seconds_per_tile
 
-__all__ = ["EpochOrder", "Stopped", "build_model", "estimate", "find_runs", "fit"]
+__all__ = ["SeedEpoch", "Stopped", "build_model", "estimate", "find_runs", "fit"]
 
 CAN_GO_ON = ("begun", "finished")  # with a run in such a state
 START = 10.0  # seconds in which a network is made ready, about, on a CPU
@@ -85,8 +85,8 @@ def fit(
         print(f"{system.name}, fold {fold}: trained before, read from its run")
         return Run(folder)
     held_out = tiles.take(folds == fold)
-    rest = _without_specks(tiles.take(folds != fold), system.smallest)
-    told = [TimeLeft(system.epochs)] if verbose == 1 else []
+    rest = _without_specks(tiles.take(folds != fold), system.min_mask_size)
+    told = [ETA(system.epochs)] if verbose == 1 else []
     told += [Show(folder / "history.csv", show)] if show else []
     told += tensorboard(settings.output_dir / "tensorboard" / system.name / folder.name)
     with devices.distribute() as count:
@@ -153,12 +153,14 @@ def size_up(system: System) -> tuple[int, float]:
     """`(weights, seconds)`: how many a network has, and what one prediction takes."""
     network = replace(system.network, weights=None, frozen=())
     plain = replace(system, network=network, batch_size=min(system.batch_size, 8))
-    return _size_up(plain.network, plain.frame, plain.batch_size)
+    return _size_up(plain.network, plain.transform, plain.batch_size)
 
 
 @cache
-def _size_up(network: Network, frame: Frame, batch_size: int) -> tuple[int, float]:
-    plain = replace(get(DEFAULT), network=network, frame=frame)
+def _size_up(
+    network: Network, transform: ResizeOrPad, batch_size: int
+) -> tuple[int, float]:
+    plain = replace(get(DEFAULT), network=network, transform=transform)
     model = build_model(plain, choose_precision()[0])
     return model.count_params(), seconds_per_tile(model, batch_size)
 
@@ -205,7 +207,7 @@ def _check(system: System) -> None:
         if stage.optimizer not in stages.OPTIMIZERS:
             known = ", ".join(stages.OPTIMIZERS)
             raise ValueError(f"unknown optimizer {stage.optimizer!r}: one of {known}")
-        for part in ("gate", "deep"):
+        for part in ("gate", "deep_supervision"):
             if getattr(stage, part) and not getattr(system.network, part):
                 raise ValueError(
                     f"{system.name}: a stage weighs the loss of {part!r}, which the "
@@ -213,10 +215,10 @@ def _check(system: System) -> None:
                 )
 
 
-def _without_specks(tiles: Tiles, smallest: int) -> Tiles:
+def _without_specks(tiles: Tiles, min_mask_size: int) -> Tiles:
     """Tiles but for those whose mask has some salt, and fewer pixels than this."""
     pixels = np.count_nonzero(tiles.masks, axis=(1, 2))
-    kept = tiles.take((pixels == 0) | (pixels >= smallest))
+    kept = tiles.take((pixels == 0) | (pixels >= min_mask_size))
     if not len(kept):
         raise ValueError("there are no tiles to train on: read more of them")
     return kept
@@ -249,7 +251,7 @@ def _begin(folder: Path, copy: Copy | None, plan: dict[str, Any]) -> Checkpoints
             aside = place.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{place.name}")
             place.rename(aside)
             print(f"{place}: made with other settings, moved to {aside.name}")
-    with write_beside(folder / "work" / "plan.json") as beside:
+    with atomic_write(folder / "work" / "plan.json") as beside:
         beside.write_text(json.dumps(plan))
     return Checkpoints(folder, copy)
 
@@ -266,7 +268,7 @@ def build_model(system: System, policy: str = "float32", seed: int = 0) -> keras
         A Keras model, see `unet.build_unet`.
     """
     keras.utils.set_random_seed(seed)
-    shape = (system.frame.size, system.frame.size, 1)
+    shape = (system.transform.size, system.transform.size, 1)
     with precision(policy):
         return build_unet(input_shape=shape, **system.network.options())
 
@@ -299,7 +301,7 @@ def _batches(
     return TileBatches(
         rest.images,
         rest.masks,
-        system.frame,
+        system.transform,
         system.batch_size,
         system.augmentation,
         seed,
@@ -308,7 +310,7 @@ def _batches(
     ), TileBatches(
         watched.images,
         watched.masks,
-        system.frame,
+        system.transform,
         2 * system.batch_size,  # without gradients there is room for more
         outputs=outputs,
         devices=count,
@@ -317,41 +319,41 @@ def _batches(
 
 def _keep(model: keras.Model, snapshots: list[Path], folder: Path) -> None:
     """Write the network, and what it was before each restart of the learning rate."""
-    with write_beside(folder / "model.keras") as beside:
+    with atomic_write(folder / "model.keras") as beside:
         model.save(beside)
     for weights in snapshots:
         model.load_weights(weights)
         name = weights.name.replace(".weights.h5", ".keras")
-        with write_beside(folder / name) as beside:
+        with atomic_write(folder / name) as beside:
             model.save(beside)
 
 
 def _examine(held_out: Tiles, checkpoints: Checkpoints, config: dict[str, Any]) -> None:
     """Predict the fold that was left out, and close the run."""
     run = Run(checkpoints.run)
-    once = {**config["system"], "flips": False}
+    once = {**config["system"], "tta": False}
     images = np.concatenate([held_out.images, held_out.images[:, :, ::-1]])
     plain, mirrored = np.split(run.predict_as(once, images), 2)
     mirrored = mirrored[:, :, ::-1]
-    with write_beside(run.folder / "validation.npz") as beside:
+    with atomic_write(run.folder / "validation.npz") as beside:
         np.savez_compressed(
             beside,
             ids=held_out.ids,
             plain=inference.as_bytes(plain),
             mirrored=inference.as_bytes(mirrored),
         )
-    both = config["system"]["flips"]
+    both = config["system"]["tta"]
     probabilities = inference.ensemble([plain, mirrored] if both else [plain])
     scores = precision_per_image(held_out.masks, probabilities > 0.5)
     seconds = sum(row["seconds"] for row in checkpoints.state.history)
     config |= {
         "score": float(scores.mean()),
-        "interval": inference.interval(scores),
+        "confidence_interval": inference.bootstrap_ci(scores),
         "minutes": round(seconds / 60, 2),
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
     }
-    with write_beside(run.folder / "config.json") as beside:  # last: now it is finished
+    with atomic_write(run.folder / "config.json") as beside:  # last: now it is finished
         beside.write_text(json.dumps(config, indent=1))
     shutil.rmtree(run.folder / "work")
     keep_copy(run.folder, checkpoints.copy)

@@ -28,7 +28,7 @@ import pandas as pd
 
 from helpers import inference, systems
 from helpers.backbones import resnet
-from helpers.batches import Frame
+from helpers.batches import ResizeOrPad
 from helpers.config import Settings
 from helpers.data import Tiles
 from helpers.utils.files import DataError
@@ -70,9 +70,9 @@ class Run:
         return self.config["system"]["name"]
 
     @property
-    def frame(self) -> Frame:
-        """The `batches.Frame` of its network."""
-        return Frame(**self.config["system"]["frame"])
+    def transform(self) -> ResizeOrPad:
+        """The `batches.ResizeOrPad` of its network."""
+        return ResizeOrPad(**self.config["system"]["transform"])
 
     @property
     def score(self) -> float:
@@ -97,21 +97,21 @@ class Run:
         files = [self.folder / "model.keras", *self.folder.glob("snapshot-*.keras")]
         return [_load(file) for file in sorted(files)]
 
-    def validation(self, flips: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def validation(self, tta: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
         """What the network said of the fold's tiles.
 
         Args:
-            flips: whether averaged with what it said of the mirrored tiles; by default
+            tta: whether averaged with what it said of the mirrored tiles; by default
                 as its system does.
 
         Returns:
             `(ids, probabilities)`: str (n,), float32 (n, 101, 101). They were stored
             with 255 steps, so they are within 0.002 of what the network said.
         """
-        flips = self.config["system"]["flips"] if flips is None else flips
+        tta = self.config["system"]["tta"] if tta is None else tta
         with np.load(self.folder / "validation.npz") as stored:
             ids, total = stored["ids"], stored["plain"].astype(np.float32)
-            if flips:
+            if tta:
                 total = (total + stored["mirrored"]) / 2
         return ids, total / 255
 
@@ -119,12 +119,12 @@ class Run:
         self,
         images: np.ndarray,
         progress: Callable | None = None,
-        flips: bool | None = None,
+        tta: bool | None = None,
     ) -> np.ndarray:
         """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
         system = self.config["system"]
-        if flips is not None:
-            system = {**system, "flips": flips}
+        if tta is not None:
+            system = {**system, "tta": tta}
         return self.predict_as(system, images, progress)
 
     def predict_as(
@@ -134,8 +134,11 @@ class Run:
         progress: Callable | None = None,
     ) -> np.ndarray:
         """The same before `config.json` is written: `system` is its entry, a dict."""
-        frame, batch_size = Frame(**system["frame"]), 4 * system["batch_size"]
-        how = frame, system["flips"], batch_size, progress
+        transform, batch_size = (
+            ResizeOrPad(**system["transform"]),
+            4 * system["batch_size"],
+        )
+        how = transform, system["tta"], batch_size, progress
         return inference.ensemble(
             [inference.predict(model, images, *how) for model in self.models()]
         )
@@ -219,7 +222,7 @@ def predict(
     members: Mapping[Run, float],
     images: np.ndarray,
     progress: Callable | None = None,
-    flips: bool | None = None,
+    tta: bool | None = None,
 ) -> np.ndarray:
     """Weighted mean of the runs' predictions for new tiles.
 
@@ -227,26 +230,26 @@ def predict(
         members: {`Run`: weight}, see `find_members`.
         images: uint8 (n, 101, 101).
         progress: wraps each run's loop over batches, for example `tqdm.auto.tqdm`.
-        flips: whether averaged with mirrored tiles; by default as each system does.
+        tta: whether averaged with mirrored tiles; by default as each system does.
 
     Returns:
         float32 (n, 101, 101) in [0, 1].
     """
     mean = np.zeros(images.shape, np.float32)
     for run, weight in members.items():
-        mean += weight * run.predict(images, progress, flips)
+        mean += weight * run.predict(images, progress, tta)
     return mean / sum(members.values())
 
 
 def out_of_fold(
-    members: Mapping[Run, float], tiles: Tiles, flips: bool | None = None
+    members: Mapping[Run, float], tiles: Tiles, tta: bool | None = None
 ) -> tuple[Tiles, np.ndarray]:
     """What the runs said of tiles that they were not trained on.
 
     Args:
         members: {`Run`: weight}, see `find_members`.
         tiles: labelled `data.Tiles`.
-        flips: whether averaged with mirrored tiles; by default as each system does.
+        tta: whether averaged with mirrored tiles; by default as each system does.
 
     Returns:
         `(tiles, probabilities)`: those tiles that lie in the fold of a run of every
@@ -261,7 +264,7 @@ def out_of_fold(
         weight = sum(w for run, w in members.items() if run.system == system)
         seen = np.zeros(len(tiles), bool)
         for run in (run for run in members if run.system == system):
-            ids, probabilities = run.validation(flips)
+            ids, probabilities = run.validation(tta)
             known = np.array([name in place for name in ids], bool)
             where = np.array([place[name] for name in ids[known]], int)
             mean[where] += weight * probabilities[known]

@@ -12,9 +12,9 @@ from helpers.metrics import CompetitionScore, MeanTileIoU
 from helpers.systems import Stage, System
 from helpers.training.callbacks import (
     CosineRate,
-    EpochOrder,
+    RenameLogs,
     Replay,
-    ShortNames,
+    SeedEpoch,
     StopAfterEpoch,
 )
 from helpers.training.checkpoints import BEST, Checkpoints, SaveState
@@ -76,7 +76,7 @@ def _compiled(
 ) -> keras.Model:
     """A model that is new but for its layers, to be trained for one stage."""
     loss, weights = _losses(stage, output_names(model))
-    metrics = [CompetitionScore(system.frame), MeanTileIoU(system.frame)]
+    metrics = [CompetitionScore(system.transform), MeanTileIoU(system.transform)]
     with precision(policy):
         compiled = keras.Model(model.input, model.output)
         compiled.compile(
@@ -118,8 +118,8 @@ def _train_stage(
         shuffle=False,  # the batches have an order of their own
         verbose=verbose,
         callbacks=[
-            EpochOrder(batches),
-            ShortNames(),
+            SeedEpoch(batches),
+            RenameLogs(),
             *_rules(stage, save, len(batches)),
             keras.callbacks.TerminateOnNaN(),
             save,  # after all that change something
@@ -154,7 +154,9 @@ def _losses(
     if not outputs:
         return losses.get(stage.loss), None
     loss = {name: losses.get(stage.loss) for name in outputs}
-    weights = {name: 1.0 if name == "mask" else stage.deep for name in outputs}
+    weights = {
+        name: 1.0 if name == "mask" else stage.deep_supervision for name in outputs
+    }
     if "gate" in outputs:
         loss["gate"], weights["gate"] = losses.get("bce"), stage.gate
     return loss, weights

@@ -32,7 +32,7 @@ class DataError(Exception):
 
 
 @contextmanager
-def write_beside(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str) -> Iterator[Path]:
     """Write a file or folder under another name, and rename it when it is complete.
 
     A reader sees the old content or the new, never a part; if the block raises, the
@@ -46,7 +46,7 @@ def write_beside(path: Path | str) -> Iterator[Path]:
         `pathlib.Path` to write to, of the same suffix, in a fresh folder beside `path`.
 
     Example:
-        >>> with write_beside("outputs/result.json") as beside:  # doctest: +SKIP
+        >>> with atomic_write("outputs/result.json") as beside:  # doctest: +SKIP
         ...     beside.write_text("{}")
     """
     path = Path(path)
@@ -60,7 +60,7 @@ def write_beside(path: Path | str) -> Iterator[Path]:
 
 
 def sweep(folder: Path | str) -> None:
-    """Remove what a killed process has left of `write_beside` directly in a folder."""
+    """Remove what a killed process has left of `atomic_write` directly in a folder."""
     for path in Path(folder).glob(".*-????????"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -186,7 +186,7 @@ def extract(archive: Path | str, folder: Path | str) -> Path:
     if folder.exists():
         raise ValueError(f"{folder} exists: delete it, or extract to another folder")
     try:
-        with zipfile.ZipFile(archive) as zipped, write_beside(folder) as beside:
+        with zipfile.ZipFile(archive) as zipped, atomic_write(folder) as beside:
             for name in zipped.namelist():
                 parts = PurePosixPath(name.replace("\\", "/")).parts
                 if ".." in parts or name.startswith(("/", "\\")) or ":" in name:

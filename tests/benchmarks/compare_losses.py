@@ -17,7 +17,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from helpers import config, data, inference, systems, training
-from helpers.utils.files import write_beside
+from helpers.utils.files import atomic_write
 
 BUDGET = config.Budget(epochs=10, size=64, tiles=1600, batch_size=16)
 NAMES = ("bce", "focal", "dice", "bce+dice", "lovasz", "lovasz-elu", "jain-mix")
@@ -31,7 +31,7 @@ def system_of(name):
     stages = tuple(
         systems.Stage(loss, BUDGET.epochs // count) for loss in RECIPES[name]
     )
-    base = replace(systems.get("salt-net"), network=network, flips=False, stages=stages)
+    base = replace(systems.get("salt-net"), network=network, tta=False, stages=stages)
     return replace(base, name=f"long-{name}").within(BUDGET)
 
 
@@ -51,7 +51,7 @@ def main():
             masks = tiles.masks[dealt == fold]
             scores[name].append(inference.cross_fit(masks, probabilities)[1])
             print(f"{name:16} fold {fold}: {scores[name][-1].mean():.4f}", flush=True)
-    with write_beside(ROOT / "notebooks" / "losses_long.csv") as beside:
+    with atomic_write(ROOT / "notebooks" / "losses_long.csv") as beside:
         table(scores).to_csv(beside, index=False, float_format="%.3f")
 
 
@@ -61,8 +61,8 @@ def table(scores):
     reference = np.concatenate(scores["bce"])
     for name, folds in scores.items():
         pooled = np.concatenate(folds)
-        low, high = inference.interval(pooled)
-        below, above = inference.interval(pooled - reference)
+        low, high = inference.bootstrap_ci(pooled)
+        below, above = inference.bootstrap_ci(pooled - reference)
         means = [fold.mean() for fold in folds]
         rows.append(
             {"loss": name, "score": pooled.mean(), "low": low, "high": high}

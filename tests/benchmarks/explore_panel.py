@@ -69,10 +69,10 @@ def main():
             "tiles: threshold", setter(panel.threshold, [t + 0.01 for t in thresholds])
         )
         components = range(20, 20 + 10 * count, 10)
-        clock("tiles: smallest component", setter(panel.component, components))
+        clock("tiles: smallest component", setter(panel.min_component_size, components))
         clock("tiles: threshold with component",
               setter(panel.threshold, [t + 0.02 for t in thresholds]))  # fmt: skip
-        panel.component.value = 0
+        panel.min_component_size.value = 0
         clock("tiles: next tile", [browser.on.click] * count)
         clock("tiles: zoom", setter(browser.zoom, [2 + k / 2 for k in range(count)]))
         panel.tabs.selected_index = 2

@@ -2,7 +2,7 @@
 
 Usage: python tests/benchmarks/grouped_convolution.py [--batch 4] [--native]
 
-Forward and backward, as in training, at the sizes that SE-ResNeXt has with `stem=1` on
+Forward and backward, as in training, at the sizes that SE-ResNeXt has with `stem_stride=1` on
 tiles of 128 pixels. A bundle puts groups into one ordinary convolution whose kernel is
 zero between them: "split" is one group each, "whole" all groups in one. `--native` adds
 TensorFlow's own grouped convolution, which takes minutes.

@@ -13,7 +13,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from helpers import systems
 from helpers.augmentation import Augmentation
-from helpers.batches import Frame, TileBatches
+from helpers.batches import ResizeOrPad, TileBatches
 
 FULL = Augmentation(0.5, 0.1, 0.1, 5.0, 0.1, 0.1, 0.1, 0.1)
 OLSEN = systems.get("olsen-seresnext50").augmentation
@@ -37,7 +37,7 @@ def main():
     images = rng.integers(0, 256, (1600, 101, 101)).astype(np.uint8)
     masks = images > 128
     rates = {
-        name: rate(TileBatches(images, masks, Frame(), 32, augmentation))
+        name: rate(TileBatches(images, masks, ResizeOrPad(), 32, augmentation))
         for name, augmentation in [
             ("none", None),
             ("flips alone", Augmentation()),

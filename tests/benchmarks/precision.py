@@ -51,7 +51,7 @@ def main(epochs, seeds):
                 minutes[name] += run.config["minutes"]
                 print(f"seed {seed}, {name}: score {scores[name].mean():.4f}")
             differences.append(scores[policy] - scores["float32"])
-        low, high = inference.interval(np.concatenate(differences))
+        low, high = inference.bootstrap_ci(np.concatenate(differences))
         mean = np.mean([difference.mean() for difference in differences])
         print(f"{policy} less float32: {mean:+.4f} (95 % {low:+.4f} to {high:+.4f})")
         ratio = minutes["float32"] / minutes[policy]

@@ -60,10 +60,10 @@ def main():
     ways = {f"bare, batch {size}": (few, bare(model, size, few)) for size in SIZES}
     for _, function in ways.values():  # traces the network for this size
         function()
-    inference.predict(model, tiles[:few], system.frame)
+    inference.predict(model, tiles[:few], system.transform)
     ways["ours, with flips"] = (
         2 * len(tiles),
-        lambda: inference.predict(model, tiles, system.frame),
+        lambda: inference.predict(model, tiles, system.transform),
     )
     rates = {name: [] for name in ways}
     for _ in range(arguments.rounds):

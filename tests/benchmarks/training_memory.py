@@ -33,7 +33,7 @@ def main():
     arguments = parser.parse_args()
     before = peak()
     system = systems.get(arguments.system).with_weights("none")
-    system = system.within(config.Budget(arguments.epochs, system.frame.size))
+    system = system.within(config.Budget(arguments.epochs, system.transform.size))
     with tempfile.TemporaryDirectory() as folder:
         settings = config.Settings(
             config.SYNTHETIC, Path(folder), config.PROFILES["full"]

@@ -95,7 +95,7 @@ def epochs(network, policy, rounds, count):
     """Epochs of augmented batches against epochs of ready ones."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 101, 101)).astype(np.uint8)
-    metrics = CompetitionScore(SYSTEM.frame), MeanTileIoU(SYSTEM.frame)
+    metrics = CompetitionScore(SYSTEM.transform), MeanTileIoU(SYSTEM.transform)
     model = compiled(network, policy, "bce+dice", metrics)
     changes = {
         "one affine, tone curves": FULL,
@@ -103,7 +103,7 @@ def epochs(network, policy, rounds, count):
         "everything everywhere": BENT,
     }
     sets = {
-        name: TileBatches(images, images > 128, SYSTEM.frame, BATCH, augmentation)
+        name: TileBatches(images, images > 128, SYSTEM.transform, BATCH, augmentation)
         for name, augmentation in changes.items()
     }
     sets = {"ready": Ready(sets["one affine, tone curves"]), **sets}
