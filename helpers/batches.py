@@ -1,9 +1,4 @@
-"""From native tiles to batches, and back.
-
-A tile has 101 x 101 pixels; a network that halves its input five times needs a size
-divisible by 32. `ResizeOrPad` brings tiles to that size, by padding or by resizing, and
-predictions exactly back. `TileBatches` cuts augmented batches from arrays in memory.
-"""
+"""From native 101 x 101 tiles to batches, and from predictions back to native tiles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +16,15 @@ from helpers.utils.hardware import Tensor
 
 @dataclass(frozen=True)
 class ResizeOrPad:
-    """How a native tile becomes the network's input, and its output a native tile.
+    """How native tiles become the network's input, and predictions native tiles.
 
     Attributes:
-        size: height and width that the network sees.
-        mode: `"pad"` mirrors the tile at its border (101 -> 128: 13 pixels before, 14
-            after), which keeps every pixel as it is; `"resize"` interpolates
-            bilinearly, which works for any size.
+        size: height and width of the input; divisible by 32 to be halved five times.
+        mode: `"pad"` keeps every pixel and mirrors the tile at its border (101 -> 128:
+            13 pixels before, 14 after); `"resize"` interpolates, to any size.
 
     Raises:
-        ValueError: for another mode, or padding to fewer than 101 or more than 301
-            pixels.
+        ValueError: for another mode, or if 101 pixels cannot be padded to that size.
     """
 
     size: int = 128
@@ -39,90 +32,60 @@ class ResizeOrPad:
 
     def __post_init__(self) -> None:
         if self.mode not in ("pad", "resize"):
-            raise ValueError(f"mode is 'pad' or 'resize', not {self.mode!r}")
+            raise ValueError(f"mode must be 'pad' or 'resize', not {self.mode!r}")
         if self.mode == "pad" and not TILE <= self.size <= 3 * TILE - 2:
             raise ValueError(f"{TILE} pixels cannot be padded to {self.size}: resize")
 
     @property
     def inside(self) -> slice:
-        """Where the tile lies in a padded transform, a slice of rows and of columns."""
-        return slice(self.before, self.before + TILE)
-
-    @property
-    def before(self) -> int:
-        """Pixels added above and to the left (0 when resizing)."""
-        return (self.size - TILE) // 2 if self.mode == "pad" else 0
+        """The rows, and columns, of a padded tile that are not padding."""
+        before = (self.size - TILE) // 2
+        return slice(before, before + TILE)
 
     def forward(self, images: ArrayLike) -> np.ndarray:
-        """Native images or masks to the network's size.
-
-        Args:
-            images: uint8 or bool, (n, 101, 101).
-
-        Returns:
-            The same dtype, (n, size, size). A resized mask is cut at one half.
-        """
+        """Images uint8, or masks bool, (n, 101, 101) to (n, size, size), same dtype."""
         images = np.asarray(images)
         if self.mode == "pad":
-            after = self.size - TILE - self.before
-            width = (self.before, after)
+            width = (self.inside.start, self.size - self.inside.stop)
             return np.pad(images, ((0, 0), width, width), mode="reflect")
-        if images.dtype == bool:
-            return _resize(images, self.size) >= 0.5
-        return np.rint(_resize(images, self.size)).astype(np.uint8)
+        resized = _resize_array(images, self.size)
+        return resized >= 0.5 if images.dtype == bool else np.rint(resized).astype("u1")
 
     def inverse(self, predictions: ArrayLike) -> np.ndarray:
-        """Predictions back to 101 x 101: the padding cut off, or resized.
-
-        Args:
-            predictions: float, (n, size, size), for example probabilities.
-
-        Returns:
-            float32 (n, 101, 101).
-        """
+        """Predictions, float (n, size, size), to float32 (n, 101, 101)."""
         predictions = np.asarray(predictions, np.float32)
         if self.mode == "pad":
             return predictions[:, self.inside, self.inside]
-        return _resize(predictions, TILE)
-
-
-def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    """(n, h, w) -> float32 (n, size, size), bilinear, smoothed when it shrinks."""
-    if not len(images):
-        return np.zeros((0, size, size), np.float32)
-    images = np.asarray(images, np.float32)[..., None]
-    parts = [resize(images[i : i + 256], size) for i in range(0, len(images), 256)]
-    return np.concatenate([ops.convert_to_numpy(part)[..., 0] for part in parts])
+        return _resize_array(predictions, TILE)
 
 
 def resize(tiles: Tensor, size: int) -> Tensor:
-    """Tensor (n, h, w, 1) -> (n, size, size, 1), as `ResizeOrPad` resizes."""
-    return ops.image.resize(
-        tiles,
-        (size, size),
-        interpolation="bilinear",
-        antialias=size < tiles.shape[1],
-        data_format="channels_last",
-    )
+    """Resize tensors (n, h, w, 1) to (n, size, size, 1), antialiased when shrinking."""
+    options = {"antialias": size < tiles.shape[1], "data_format": "channels_last"}
+    return ops.image.resize(tiles, (size, size), **options)
+
+
+def _resize_array(images: np.ndarray, size: int) -> np.ndarray:
+    """(n, h, w) to float32 (n, size, size)."""
+    resized = resize(images[..., None].astype(np.float32), size)
+    return ops.convert_to_numpy(resized)[..., 0]
 
 
 class TileBatches(keras.utils.PyDataset):
-    """Batches of a set of tiles, for `model.fit` and `model.evaluate`.
+    """Batches of tiles for `model.fit` and `model.evaluate`.
 
-    The order of an epoch and its random changes follow from (seed, epoch) alone: an
-    interrupted training that goes on at epoch 7 sees what it would have seen.
+    Order and augmentation are derived from (seed, epoch) alone: a run that resumes at
+    epoch 7 sees the batches that it would have seen.
 
     Args:
-        images: uint8 (n, 101, 101).
-        masks: bool (n, 101, 101).
+        images, masks: uint8 and bool, (n, 101, 101).
         transform: a `ResizeOrPad`.
-        batch_size: tiles a batch; the last batch may be shorter.
-        augmentation: an `Augmentation`; `None` keeps tiles and order as they are.
+        batch_size: tiles per batch; the last batch may be shorter.
+        augmentation: an `Augmentation`. `None`: neither augmented nor shuffled.
         seed: integer.
-        outputs: names of the network's outputs, if it has several: `"gate"` is given
-            whether a tile has salt, every other one the mask.
-        devices: how many devices divide each batch; tiles beyond what they can divide
-            evenly are left out of the epoch.
+        outputs: names of the network's outputs, if it has several: the target of
+            `"gate"` is whether a tile has salt, that of all others the mask.
+        devices: batches are multiples of this; leftover tiles are dropped.
     """
 
     def __init__(
@@ -138,44 +101,33 @@ class TileBatches(keras.utils.PyDataset):
     ) -> None:
         super().__init__()
         self.images, self.masks = transform.forward(images), transform.forward(masks)
-        self.devices = devices
+        self.augmentation, self.seed, self.outputs = augmentation, seed, outputs
         self.batch_size = max(batch_size // devices, 1) * devices
-        self.augmentation = augmentation
-        self.seed = seed
-        self.outputs = outputs
+        self.used = len(self.images) // devices * devices
         self.start_epoch(0)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return -(-len(self.order) // self.batch_size)
+        return -(-self.used // self.batch_size)
 
     def start_epoch(self, epoch: int) -> None:
         """Draw the order of that epoch."""
-        self.epoch = epoch
-        self.order = np.arange(len(self.images))
+        order = np.arange(len(self.images))
         if self.augmentation is not None:
-            np.random.default_rng((self.seed, epoch)).shuffle(self.order)
-        self.order = self.order[: len(self.order) // self.devices * self.devices]
+            np.random.default_rng((self.seed, epoch)).shuffle(order)
+        self.epoch, self.order = epoch, order[: self.used]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
-        """Batch `index`: images and masks, float32, (batch, size, size, 1).
-
-        With several outputs the masks are a dictionary, its `"gate"` (batch, 1).
-        """
+        """Images and targets, float32 (batch, size, size, 1); of a gate, (batch, 1)."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         images, masks = self.images[chosen], self.masks[chosen]
         if self.augmentation is None:
-            images = images.astype(np.float32) / 255.0
-            masks = masks.astype(np.float32)
+            images, masks = images / np.float32(255), masks.astype(np.float32)
         else:
             rng = np.random.default_rng((self.seed, self.epoch, 1 + index))
             images, masks = self.augmentation(images, masks, rng)
         images, masks = images[..., None], masks[..., None]
-        if not self.outputs:
-            return images, masks
-        targets = dict.fromkeys(self.outputs, masks)
-        if "gate" in targets:
-            targets["gate"] = masks.max(axis=(1, 2))
-        return images, targets
+        gate = masks.max(axis=(1, 2))
+        targets = {name: gate if name == "gate" else masks for name in self.outputs}
+        return images, targets or masks

@@ -1,11 +1,13 @@
-"""Settings: which data, where to write, how much to compute; read in one place.
+"""Settings: which data, where to write, how much to compute.
 
 | variable | option | meaning |
 |---|---|---|
 | `SALT_DATA_DIR` | `--data-dir` | folder or bundle zip of the data, or `synthetic` |
 | `SALT_OUTPUT_DIR` | `--output-dir` | for runs and submissions, default `outputs` |
-| `SALT_COPY_DIR` | | a folder on another disk where runs are copied to |
 | `SALT_PROFILE` | `--profile` | `smoke`, `quick` or `full` |
+
+If unset, the data are `data/tgs`, else Kaggle's input folder, else synthetic; and the
+profile is `full` for real data with an accelerator, else `quick`.
 """
 
 import importlib
@@ -18,140 +20,81 @@ from typing import Self
 
 import numpy as np
 
+from helpers.utils.files import ADVICE, COMPETITION
 from helpers.utils.hardware import accelerator, load_keras
 
 ROOT = Path(__file__).resolve().parents[1]
-HOME = "salt-course/salt-segmentation"  # on GitHub; see `python -m helpers --home`
+HOME = "salt-course/salt-segmentation"  # on GitHub; see tests/publish.py
 SYNTHETIC = "synthetic"
-TILE = 101  # pixels along each side of a native tile
-GPU_HINTS = {  # by the variable that tells where we are
-    "COLAB_RELEASE_TAG": " (Runtime > Change runtime type > T4 GPU brings one)",
-    "KAGGLE_KERNEL_RUN_TYPE": " (Settings > Accelerator brings one)",
+TILE = 101  # height and width of a native tile, in pixels
+GPU_HINTS = {  # by a variable that only this service sets
+    "COLAB_RELEASE_TAG": " (to get one: Runtime > Change runtime type > T4 GPU)",
+    "KAGGLE_KERNEL_RUN_TYPE": " (to get one: Settings > Accelerator)",
 }
-KAGGLE_FOLDERS = (
-    Path("/kaggle/input/tgs-salt-identification-challenge"),
-    Path("/kaggle/input/competitions/tgs-salt-identification-challenge"),
+KAGGLE_FOLDERS = tuple(
+    Path("/kaggle/input", folder, COMPETITION) for folder in ("", "competitions")
 )
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much one training may cost.
+    """Limits of one training run; `None` leaves the choice to the system."""
 
-    Attributes:
-        epochs: epochs in all stages together; `None`: as many as the system's own.
-        size: height and width that the network sees, in pixels.
-        tiles: training tiles at most; `None`: all.
-        batch_size: tiles a step; `None`: the system's own. A short training is better
-            spent on many small steps than on few large ones.
-    """
-
-    epochs: int | None
-    size: int = 128
-    tiles: int | None = None
-    batch_size: int | None = None
+    epochs: int | None  # total over all stages
+    size: int = 128  # height and width of the network's input, in pixels
+    tiles: int | None = None  # maximum number of training tiles
+    batch_size: int | None = None  # short runs learn more from many small steps
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes and epochs; nothing else differs between profiles.
-
-    Attributes:
-        name: `"smoke"`, `"quick"` or `"full"`.
-        train_tiles, test_tiles: how many synthetic tiles are made and how many real
-            ones are read at most (`None`: 1,500 and 500 synthetic ones, all real ones).
-        main: the budget of the network that makes the submission (notebook 02).
-        encoders: the budget of each pretrained encoder (notebook 03).
-        losses: the budget of each loss (notebook 04).
-    """
+    """How much to compute; profiles differ in nothing else."""
 
     name: str
-    train_tiles: int | None
-    test_tiles: int | None
-    main: Budget
-    encoders: Budget
-    losses: Budget
+    main: Budget  # of the network behind the submission (notebook 02)
+    encoders: Budget  # of each pretrained encoder (notebook 03)
+    losses: Budget  # of each loss (notebook 04)
+    train_tiles: int | None = None  # to read, or to make; `None`: all, or 1,500
+    test_tiles: int | None = None  # likewise; `None`: all, or 500
 
 
 PROFILES = {
-    "smoke": Profile(
-        name="smoke",
-        train_tiles=60,
-        test_tiles=12,
-        main=Budget(2),
-        encoders=Budget(1, size=64, tiles=32),
-        losses=Budget(2, size=64, tiles=32),
-    ),
-    "quick": Profile(
-        name="quick",
-        train_tiles=None,
-        test_tiles=None,
-        main=Budget(18),
-        encoders=Budget(3, size=64, tiles=320, batch_size=8),
-        losses=Budget(5, size=64, tiles=800, batch_size=16),
-    ),
-    "full": Profile(
-        name="full",
-        train_tiles=None,
-        test_tiles=None,
-        main=Budget(None),
-        encoders=Budget(40),
-        losses=Budget(40),
-    ),
+    profile.name: profile
+    for profile in (  # name, main, encoders, losses, tiles
+        Profile("smoke", Budget(2), Budget(1, 64, 32), Budget(2, 64, 32), 60, 12),
+        Profile("quick", Budget(18), Budget(3, 64, 320, 8), Budget(5, 64, 800, 16)),
+        Profile("full", Budget(None), Budget(40), Budget(40)),
+    )
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that is chosen outside the code; see `Settings.from_env`.
+    """The choices made outside the code; see `Settings.from_env`."""
 
-    Attributes:
-        data: folder or bundle zip with the competition's files, or `"synthetic"`.
-        output_dir: folder for runs, caches and submissions.
-        profile: sizes and epochs.
-        seed: of folds, weights, augmentation and synthetic tiles.
-        copy_dir: folder on another disk, such as a mounted Drive, to which runs are
-            copied after every epoch and from which they are brought back; or `None`.
-        reasons: why this data and this profile, for `describe`.
-    """
-
-    data: Path | str
-    output_dir: Path
+    data: Path | str  # folder or bundle zip of the competition's files, or "synthetic"
+    output_dir: Path  # for runs, submissions and synthetic tiles
     profile: Profile
-    seed: int = 2018
-    copy_dir: Path | None = None
-    reasons: tuple[str, str] = ("given", "given")
+    seed: int = 2018  # of folds, weights, augmentation and synthetic tiles
+    reasons: tuple[str, str] = ("given", "given")  # why this data and this profile
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Read the settings from the environment.
-
-        Relative paths start at the repository's root, whatever folder a notebook's
-        kernel runs in.
-
-        Args:
-            env: mapping of the variables above; by default `os.environ`.
-
-        Returns:
-            The settings. Data: `SALT_DATA_DIR` if set, else `data/tgs`, else Kaggle's
-            input folder, else synthetic. Profile: `SALT_PROFILE` if set, else `full`
-            for real data with an accelerator, else `quick`.
+        """Read `env`, by default `os.environ`; relative paths start at `ROOT`.
 
         Raises:
-            ValueError: for an unknown profile, or a folder that does not exist where
-                data or copies should be.
+            ValueError: for an unknown profile, missing data, or an output folder whose
+                parent is missing (an unmounted Drive, say).
         """
         env = os.environ if env is None else env
-        data, data_reason = _choose_data(env.get("SALT_DATA_DIR", ""))
-        profile, profile_reason = _choose_profile(env.get("SALT_PROFILE", ""), data)
-        output = env.get("SALT_OUTPUT_DIR", "").strip() or "outputs"
-        return cls(
-            data=data,
-            output_dir=ROOT / Path(output).expanduser(),
-            profile=PROFILES[profile],
-            copy_dir=_choose_copy(env.get("SALT_COPY_DIR", "").strip()),
-            reasons=(data_reason, profile_reason),
-        )
+        data, data_reason = _choose_data(env.get("SALT_DATA_DIR", "").strip())
+        name, reason = _choose_profile(env.get("SALT_PROFILE", "").strip(), data)
+        output = env.get("SALT_OUTPUT_DIR", "").strip()
+        folder = ROOT / Path(output or "outputs").expanduser()
+        if output and not folder.parent.is_dir():
+            fault = f"{folder.parent} does not exist: mount the disk or make the folder"
+            raise ValueError(f"SALT_OUTPUT_DIR: {fault}")
+        return cls(data, folder, PROFILES[name], reasons=(data_reason, reason))
 
     @property
     def synthetic(self) -> bool:
@@ -169,78 +112,49 @@ class Settings:
         return self.output_dir / "runs"
 
     def describe(self) -> str:
-        """A few lines for people: data, profile, output, and why."""
-        copied = f", copied to {_shown(self.copy_dir)}" if self.copy_dir else ""
-        return (
-            f"data:    {_shown(self.data)} ({self.reasons[0]})\n"
+        """Data, profile and output with their reasons, a line each."""
+        text = (
+            f"data:    {self.data} ({self.reasons[0]})\n"
             f"profile: {self.profile.name} ({self.reasons[1]})\n"
-            f"output:  {_shown(self.output_dir)}{copied}"
+            f"output:  {self.output_dir}"
         )
+        return text.replace(f"{ROOT}{os.sep}", "")  # shorter, and without user names
 
 
 def start() -> Settings:
-    """First call of every notebook: read the settings and say what was found.
-
-    Returns:
-        `Settings.from_env()`; versions, accelerator, data and profile are printed.
-    """
+    """Print versions, device and settings; return `Settings.from_env()`."""
     keras = load_keras()
     settings = Settings.from_env()
     backend = importlib.import_module(keras.backend.backend())
     print(f"Python {platform.python_version()}, NumPy {np.__version__}")
     print(f"Keras {keras.__version__} on {backend.__name__} {backend.__version__}")
-    hint = next((text for name, text in GPU_HINTS.items() if name in os.environ), "")
+    hint = "".join(text for name, text in GPU_HINTS.items() if name in os.environ)
     print(f"device:  {accelerator() or 'CPU, no accelerator' + hint}")
     print(settings.describe())
     return settings
 
 
 def _choose_data(wanted: str) -> tuple[Path | str, str]:
-    if wanted.strip().lower() == SYNTHETIC:
-        return SYNTHETIC, "SALT_DATA_DIR says so"
-    if wanted.strip():
+    if wanted.lower() == SYNTHETIC:
+        return SYNTHETIC, "set by SALT_DATA_DIR"
+    if wanted:
         folder = ROOT / Path(wanted).expanduser()
         if not folder.exists():
-            raise ValueError(
-                f"SALT_DATA_DIR: {folder} does not exist; give the folder that holds "
-                "the competition's train.zip (or the bundle zip), or `synthetic`"
-            )
-        return folder.resolve(), "SALT_DATA_DIR says so"
-    if (ROOT / "data" / "tgs").is_dir():
-        return ROOT / "data" / "tgs", "found there"
-    for folder in KAGGLE_FOLDERS:
+            raise ValueError(f"SALT_DATA_DIR: {folder} does not exist. {ADVICE}")
+        return folder.resolve(), "set by SALT_DATA_DIR"
+    for folder in (ROOT / "data" / "tgs", *KAGGLE_FOLDERS):
         if folder.is_dir():
-            return folder, "Kaggle's input folder"
+            return folder, "found there"
     return SYNTHETIC, "no competition data found: built-in synthetic geology"
 
 
-def _choose_copy(wanted: str) -> Path | None:
-    if not wanted:
-        return None
-    folder = ROOT / Path(wanted).expanduser()
-    if not folder.is_dir():
-        raise ValueError(
-            f"SALT_COPY_DIR: there is no folder {folder}; mount the disk and make it, "
-            "or leave the variable empty"
-        )
-    return folder.resolve()
-
-
 def _choose_profile(wanted: str, data: Path | str) -> tuple[str, str]:
-    if wanted.strip():
-        wanted = wanted.strip()
-        if wanted not in PROFILES:
-            raise ValueError(f"SALT_PROFILE: {wanted!r} is none of {list(PROFILES)}")
-        return wanted, "SALT_PROFILE says so"
+    if wanted in PROFILES:
+        return wanted, "set by SALT_PROFILE"
+    if wanted:
+        raise ValueError(f"SALT_PROFILE: {wanted!r} is none of {', '.join(PROFILES)}")
     if not accelerator():
         return "quick", "no accelerator"
     if data == SYNTHETIC:
-        return "quick", "synthetic tiles need no more"
+        return "quick", "enough for synthetic tiles"
     return "full", "real data and an accelerator"
-
-
-def _shown(path: Path | str) -> str:
-    """A path relative to the repository where possible: shorter, and no user names."""
-    path = Path(path)
-    inside = path.is_absolute() and path.is_relative_to(ROOT)
-    return str(path.relative_to(ROOT) if inside else path)

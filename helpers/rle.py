@@ -1,10 +1,8 @@
-"""Run-length encoding: a mask as the competition wants it written.
+"""Run-length encoding (RLE): the format of masks in the competition.
 
-A run is `start length`. Pixels are counted from 1, down the columns first: pixel 1 is
-the top left corner, pixel 2 lies *below* it, pixel 102 to its right (on a tile of
-101 x 101). Runs are sorted and do not overlap; an empty mask is an empty string.
-
-Source: the competition's evaluation page,
+A run is `start length`. Pixels are counted from 1, down the columns: on a tile of
+101 x 101, pixel 1 is the top left corner, pixel 2 lies *below* it, and pixel 102 to its
+right. Runs are sorted and do not overlap; an empty mask is an empty string. Source:
 https://www.kaggle.com/c/tgs-salt-identification-challenge/overview/evaluation
 """
 
@@ -13,26 +11,15 @@ from numpy.typing import ArrayLike
 
 
 def as_mask(array: ArrayLike) -> np.ndarray:
-    """Check that an array holds a mask, and return it as booleans.
-
-    Args:
-        array: booleans, or integers of which every non-zero one is salt (the
-            competition's files use 65535), or floats that are all 0 or 1.
-
-    Returns:
-        A bool array of the same shape.
+    """Convert a mask of booleans, integers (nonzero is salt) or floats 0 and 1 to bool.
 
     Raises:
-        ValueError: for floats between 0 and 1 (probabilities need a threshold first),
-            for logits, NaN and anything that is not a number.
+        ValueError: for other floats, such as probabilities, and for non-numbers.
     """
     array = np.asarray(array)
-    if array.dtype == bool:
-        return array
-    if array.dtype.kind in "iu":
+    kind = array.dtype.kind
+    if kind in "biu" or (kind == "f" and np.isin(array, (0, 1)).all()):
         return array != 0
-    if array.dtype.kind == "f" and np.isin(array, (0.0, 1.0)).all():
-        return array == 1.0
     raise ValueError(
         f"a mask holds booleans, integers or the floats 0 and 1, not {array.dtype} "
         "values such as probabilities: apply a threshold first, e.g. `p > 0.5`"
@@ -40,16 +27,10 @@ def as_mask(array: ArrayLike) -> np.ndarray:
 
 
 def rle_encode(mask: ArrayLike) -> str:
-    """Encode one mask as a run-length string.
-
-    Args:
-        mask: array (height, width), see `as_mask` for the values.
-
-    Returns:
-        The runs, e.g. `"1 3 102 5"`; an empty string for an empty mask.
+    """Encode a mask (height, width), see `as_mask`; an empty one gives `""`.
 
     Raises:
-        ValueError: if the mask is not two-dimensional or not a mask.
+        ValueError: for values that `as_mask` rejects, and for other shapes.
 
     Example:
         >>> rle_encode([[True, False], [True, True]])
@@ -57,29 +38,19 @@ def rle_encode(mask: ArrayLike) -> str:
     """
     mask = as_mask(mask)
     if mask.ndim != 2:
-        raise ValueError(f"one mask has shape (height, width), this one {mask.shape}")
-    pixels = np.zeros(mask.size + 2, np.int8)  # a zero on both sides ends every run
-    pixels[1:-1] = mask.ravel(order="F")
-    edges = np.flatnonzero(np.diff(pixels))
-    starts, ends = edges[::2], edges[1::2]
-    runs = np.stack([starts + 1, ends - starts], axis=1)
+        raise ValueError(f"a mask has shape (height, width), this array {mask.shape}")
+    pixels = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(pixels, prepend=False, append=False))
+    runs = np.stack([edges[::2] + 1, edges[1::2] - edges[::2]], axis=1)
     return " ".join(map(str, runs.ravel().tolist()))
 
 
 def rle_decode(text: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
-    """Decode a run-length string into a mask.
-
-    Args:
-        text: the runs; an empty string is an empty mask.
-        shape: (height, width) of the mask.
-
-    Returns:
-        A bool array of that shape.
+    """Decode runs to a mask, bool (height, width); `""` gives an empty one.
 
     Raises:
-        ValueError: if the text is not a string of `start length` pairs, or if a run
-            starts before 1, is shorter than 1, passes the last pixel, or does not
-            start after the end of the run before it.
+        ValueError: for anything but pairs of positive integers, and for runs that are
+            unsorted, overlap or leave the mask.
 
     Example:
         >>> rle_decode("1 2 4 1", shape=(2, 2)).astype(int).tolist()
@@ -87,35 +58,23 @@ def rle_decode(text: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
     """
     if not isinstance(text, str):
         raise ValueError(
-            f"an RLE is a string, not {text!r}: read csv files with keep_default_na="
-            "False, then an empty mask is an empty string"
+            f"an RLE is a string, not {text!r}: use pd.read_csv(keep_default_na=False)"
         )
-    height, width = shape
+    shown = f"RLE {text if len(text) <= 40 else text[:37] + '...'!r}"
     tokens = text.split()
-    wrong = [token for token in tokens if not (token.isascii() and token.isdigit())]
-    if wrong:
-        raise ValueError(f"RLE {_short(text)}: {wrong[0]!r} is not a positive integer")
+    if not all(token.isascii() and token.isdigit() for token in tokens):
+        raise ValueError(f"{shown}: holds something other than positive integers")
     if len(tokens) % 2:
-        raise ValueError(f"RLE {_short(text)}: odd count, the last run has no length")
-    pixels = np.zeros(height * width, bool)
+        raise ValueError(f"{shown}: odd number of integers, the last run has no length")
+    mask, end = np.zeros(shape[0] * shape[1], bool), 0
     numbers = [int(token) for token in tokens]
-    end = 0  # the last pixel of the run before
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
         if start < 1 or length < 1:
-            raise ValueError(f"RLE {_short(text)}: `{start} {length}` is below 1")
+            raise ValueError(f"{shown}: run `{start} {length}` is below 1")
         if start <= end:
-            raise ValueError(
-                f"RLE {_short(text)}: `{start} {length}` is unsorted or overlaps"
-            )
+            raise ValueError(f"{shown}: run `{start} {length}` is unsorted or overlaps")
         end = start + length - 1
-        if end > pixels.size:
-            raise ValueError(
-                f"RLE {_short(text)}: `{start} {length}` passes pixel {pixels.size}, "
-                f"the last of {height} x {width}"
-            )
-        pixels[start - 1 : end] = True
-    return pixels.reshape(shape, order="F")
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+        if end > mask.size:
+            raise ValueError(f"{shown}: run `{start} {length}` leaves the mask")
+        mask[start - 1 : end] = True
+    return mask.reshape(shape, order="F")

@@ -1,9 +1,7 @@
-"""The file that Kaggle scores: one RLE mask a test tile, written and checked."""
+"""The file that Kaggle scores: one RLE mask per test tile, written and checked."""
 
 import csv
-import gzip
-import io
-import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,22 +13,18 @@ from helpers.config import TILE
 from helpers.rle import as_mask, rle_decode, rle_encode
 from helpers.utils.files import DataError, atomic_write
 
-HEADER = ["id", "rle_mask"]
-
 
 @dataclass(frozen=True)
 class Summary:
-    """What a submission holds: its path, its rows, how many of them are empty."""
+    """A submission's path, number of tiles, and number of empty masks."""
 
     path: Path
     rows: int
     empty: int
 
     def __str__(self) -> str:
-        share = self.empty / max(self.rows, 1)
-        return (
-            f"{self.path}: {self.rows} tiles, {self.empty} ({share:.1%}) without salt"
-        )
+        share = f"{self.empty / self.rows:.1%}"
+        return f"{self.path}: {self.rows} tiles, {self.empty} ({share}) without salt"
 
 
 def write_submission(
@@ -42,114 +36,74 @@ def write_submission(
     """Write a submission, then check it.
 
     Args:
-        path: the file, `.csv` or `.csv.gz`; equal masks give equal bytes.
-        ids: str (n,), in the order wanted.
-        masks: (n, 101, 101), see `rle.as_mask`. Constant tiles should be emptied
-            before, see `empty_constant`.
-        expected_ids: the ids of `sample_submission.csv`; by default `ids`.
+        path: the `.csv` file; equal masks give equal bytes.
+        ids: str (n,); rows are written in this order.
+        masks: (n, 101, 101) as in `rle.as_mask`; an empty mask is an empty field.
+        expected_ids: those of `sample_submission.csv`; by default `ids`.
 
     Returns:
         `Summary`.
 
     Raises:
-        ValueError: for another suffix, a stack of another shape, no ids, and ids that
-            are malformed, repeated or not the expected ones. Nothing is written then.
+        ValueError: for a wrong suffix, shape or id; nothing is written then.
     """
-    path, ids, masks = Path(path), [str(name) for name in ids], as_mask(masks)
-    if not path.name.endswith((".csv", ".csv.gz")):
-        raise ValueError(f"{path}: a submission ends in .csv or .csv.gz")
-    if masks.shape != (len(ids), TILE, TILE):
-        raise ValueError(
-            f"{len(ids)} ids need masks ({len(ids)}, {TILE}, {TILE}), not {masks.shape}"
-        )
-    expected = ids if expected_ids is None else [str(name) for name in expected_ids]
-    fault = _fault_in_ids(ids, expected)
-    if fault:
+    path, ids, masks = Path(path), list(map(str, ids)), as_mask(masks)
+    if path.suffix != ".csv":
+        raise ValueError(f"{path}: the name of a submission ends in .csv")
+    if masks.shape != (shape := (len(ids), TILE, TILE)):
+        raise ValueError(f"masks have shape {masks.shape}, not {shape}")
+    expected = set(ids if expected_ids is None else map(str, expected_ids))
+    if fault := _fault_in_ids(ids, expected):
         raise ValueError(f"{path}: not written: {fault}")
-    rows = [
-        f"{name},{rle_encode(mask)}\n" for name, mask in zip(ids, masks, strict=True)
-    ]
-    text = ("id,rle_mask\n" + "".join(rows)).encode()
-    if path.suffix == ".gz":
-        text = gzip.compress(text, mtime=0)
-    with atomic_write(path) as beside:
-        beside.write_bytes(text)
-        checked = check_submission(beside, expected)
-    return replace(checked, path=path)
+    rows = [f"{name},{rle_encode(mask)}" for name, mask in zip(ids, masks, strict=True)]
+    with atomic_write(path) as temporary:
+        temporary.write_bytes("\n".join(["id,rle_mask", *rows, ""]).encode())
+        summary = check_submission(temporary, expected)
+    return replace(summary, path=path)
 
 
-def check_submission(
-    path: Path | str, expected_ids: Iterable[str], shape: tuple[int, int] = (101, 101)
-) -> Summary:
-    """Read a submission as Kaggle would, and refuse what Kaggle would refuse.
-
-    Args:
-        path: the file, `.csv` or `.csv.gz`.
-        expected_ids: the ids of `sample_submission.csv`; the order does not matter.
-        shape: of a tile.
-
-    Returns:
-        `Summary`.
+def check_submission(path: Path | str, expected_ids: Iterable[str]) -> Summary:
+    """Reject what Kaggle would reject; `expected_ids` may be in any order.
 
     Raises:
-        DataError: for a missing or unreadable file, another header, ids that are
-            missing, unknown or repeated, and a malformed RLE; it names file and id.
+        DataError: for an unreadable file and for a wrong header, id or RLE.
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        lines = io.StringIO(content.decode("utf-8-sig"), newline="")
-        rows = [row for row in csv.reader(lines, strict=True) if row]
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            rows = [row for row in csv.reader(lines, strict=True) if row]
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: unreadable ({error}): write it again") from error
-    if rows[:1] != [HEADER]:
-        header = ",".join(rows[0]) if rows else ""
-        raise DataError(f"{path}: header {header!r}, not id,rle_mask: write it again")
-    del rows[0]
-    for row in rows:
-        if len(row) != 2:
-            raise DataError(
-                f"{path}: tile {row[0]}: {len(row)} fields, not 2: write it again"
-            )
-    fault = _fault_in_ids([name for name, _ in rows], [str(i) for i in expected_ids])
-    if fault:
+    header, rows = rows[:1], rows[1:]
+    if header != [["id", "rle_mask"]]:
+        raise DataError(f"{path}: header {header}, not id,rle_mask: write it again")
+    if fault := _fault_in_ids([row[0] for row in rows], set(map(str, expected_ids))):
         raise DataError(f"{path}: {fault}")
-    for name, text in rows:
+    for name, *fields in rows:
         try:
-            rle_decode(text, shape)
+            if len(fields) != 1:
+                raise ValueError(f"{1 + len(fields)} fields, not 2")
+            rle_decode(fields[0])
         except ValueError as error:
-            raise DataError(f"{path}: tile {name}: {error}: encode it again") from error
-    return Summary(path, len(rows), sum(not text.strip() for _, text in rows))
+            raise DataError(f"{path}: tile {name}: {error}: write it again") from error
+    return Summary(path, len(rows), sum(not row[1].strip() for row in rows))
 
 
 def empty_constant(masks: ArrayLike, constant: ArrayLike) -> np.ndarray:
-    """Masks with those of constant tiles emptied: a tile of one grey has no salt.
-
-    Args:
-        masks: bool (n, height, width).
-        constant: bool (n,), see `data.Tiles.constant`.
-
-    Returns:
-        bool (n, height, width), a copy.
-    """
+    """Copy masks (n, height, width), emptied where `constant`, bool (n,), is true."""
     return np.where(np.asarray(constant)[:, None, None], False, masks)
 
 
-def _fault_in_ids(ids: list[str], expected: list[str]) -> str:
-    """What is wrong with these ids, in words; `""` if nothing is."""
+def _fault_in_ids(ids: list[str], expected: set[str]) -> str:
+    """What is wrong with these ids, or `""`."""
     if not ids:
         return "there are no tiles: predict some"
-    odd = [name for name in ids if not name.isalnum()]
-    if odd:
-        return f"{odd[0]!r} is no id of the competition: letters and digits only"
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        return f"tile {twice} stands there twice: keep one row"
-    lost, unknown = set(expected) - set(ids), set(ids) - set(expected)
-    if lost:
-        return f"{len(lost)} tiles are missing, e.g. {min(lost)}: predict them as well"
-    if unknown:
+    if odd := [name for name in ids if not name.isalnum()]:
+        return f"{odd[0]!r} is not an id of the competition: use letters and digits"
+    if repeated := [name for name, count in Counter(ids).items() if count > 1]:
+        return f"tile {repeated[0]} appears more than once: keep one row"
+    if lost := expected - {*ids}:
+        return f"{len(lost)} tiles are missing, e.g. {min(lost)}: predict them too"
+    if unknown := {*ids} - expected:
         return f"{len(unknown)} ids are no test tiles, e.g. {min(unknown)}: drop them"
     return ""

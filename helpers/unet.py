@@ -1,9 +1,8 @@
-"""The U-Net: an encoder, a decoder, and the bridges between them.
+"""The U-Net: an encoder, a decoder, and skip connections between them.
 
-The encoder shrinks the tile until one feature sees much of it: it knows *what* is
-there. The decoder grows it again, and at every size the encoder's features of that
-size are laid beside it: they know *where*. What the published solutions added to this
-plan are the switches of `build_unet`; each is a few lines below.
+The encoder shrinks the tile until every value sees much of it: it knows *what* is
+there. The decoder enlarges the result again; the encoder's feature maps of each size
+tell it *where*. `build_unet` has switches for what published solutions added.
 
 Source: Ronneberger, Fischer, Brox, 2015, https://arxiv.org/abs/1505.04597
 """
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers
 
-from helpers.backbones.layers import BatchNorm
+from helpers.backbones.layers import MOMENTUM, BatchNorm
 from helpers.backbones.resnet import squeeze_excite
-from helpers.encoders import MOMENTUM, build_encoder, conv_block, stride_of
+from helpers.encoders import build_encoder, conv_block
 from helpers.utils.hardware import Tensor
 
-EXACT = "float32"  # dtype of the logits, also in a network that computes with 16 bits
+LOGITS_DTYPE = "float32"  # also in mixed precision
 
 
 def build_unet(
@@ -45,92 +44,89 @@ def build_unet(
 
     Args:
         encoder: name of the encoder, see `encoders.build_encoder`.
-        input_shape: (height, width, 1). A size that the encoder cannot halve often
-            enough is mirrored at its border inside the network, and cut back.
-        weights: `None`, `"imagenet"` or the path of a weight file, for the encoder.
-        classes: 1 for salt or not; 2 or more for as many exclusive classes, to be
-            trained with `SparseCategoricalCrossentropy(from_logits=True)`.
-        decoder_filters: channels of the decoder's stages, coarsest first; by default
-            those of the encoder's features at the same size, at most 512.
-        residual: residual or plain convolution blocks (scratch encoder and decoder).
-        dropout: share of features silenced in training, at every stage.
-        frozen: prefixes of encoder layer names that are not trained, for example
-            `("block1", "block2")`.
-        upsampling: how the decoder grows, `"transpose"` or `"bilinear"`, see `decoder_block`.
-        center_block: channels of one more stage below the encoder, half its last size; 0
-            for none.
-        dilations: of parallel branches on the coarsest features, see
-            `aspp`; () for none.
+        input_shape: (height, width, 1), divisible by the last stride of the encoder.
+        weights: of the encoder: `None`, `"imagenet"` or the path of a weight file.
+        classes: 1 for salt or not; 2 or more for exclusive classes (softmax).
+        decoder_filters: of each stage, coarsest first; by default as its skip, <= 512.
+        residual, dropout: residual blocks, and the dropout rate, in decoder and scratch
+            encoder.
+        frozen: prefixes of the names of encoder layers that are not trained.
+        upsampling: `"transpose"`, a transposed convolution, or `"bilinear"`,
+            interpolation and a convolution, which leaves no checkerboard pattern
+            (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
+        center_block: filters of one more stage below the encoder; 0 for none.
+        dilations: of parallel convolutions after the encoder, see `aspp`; () for none.
         scse: recalibrate every decoder stage, see `scse_block`.
-        hypercolumn: strides whose decoder features are laid beside the finest ones
-            before the last convolution, for example `(4, 8, 16)`; () for none.
-        gate: a second output, the logit of 'this tile has salt', whose probability
-            multiplies the last features, see `classification_gate`.
-        deep_supervision: further outputs, the logits of every coarser decoder stage ('deep
-            supervision', Lee et al. 2014, arXiv:1409.5185), grown to full size.
-        options: of the encoder, such as `filters`, `depth`, `stem`.
+        hypercolumn: strides of decoder stages that the last convolution reads, too,
+            such as `(4, 8, 16)` (Hariharan et al. 2015, arXiv:1411.5752).
+        gate: a second output, the logit of "this tile has salt". Its sigmoid multiplies
+            the last feature map, since a stray pixel on an empty tile scores 0.
+        deep_supervision: further outputs, the logits of the coarser decoder stages at
+            full size (Lee et al. 2014, arXiv:1409.5185).
+        options: of the encoder, such as `filters`, `depth` or `stem_stride`.
 
     Returns:
-        A Keras model from grey tiles, float32 in [0, 1], (batch, height, width, 1), to
-        logits, float32, (batch, height, width, classes). The probability of salt is
-        `sigmoid(logit)`; 0 is even odds. With `gate` or `deep_supervision` it returns a dictionary
-        of logits: `"mask"` as above, `"gate"` (batch, 1), and `"deep_1"`, `"deep_2"`,
-        ... as the mask, finest first.
+        A Keras model from (batch, height, width, 1), float32 intensities in [0, 1], to
+        logits, (batch, height, width, classes), float32. With `gate` or
+        `deep_supervision` it returns a dictionary: `"mask"` as above, `"gate"`,
+        (batch, 1), and `"deep_1"`, `"deep_2"`, ... like the mask, finest first.
 
     Raises:
-        ValueError: for an unknown encoder or option, a weight file that does not fit,
-            and numbers that fit no stage.
+        ValueError: for a bad name, option, size, stride or weight file.
         OSError: if `"imagenet"` cannot be downloaded.
 
     Example:
-        >>> model = build_unet("scratch", (128, 128, 1), filters=8, depth=4)
-        >>> model.output_shape
+        >>> build_unet("scratch", (128, 128, 1), filters=8, depth=4).output_shape
         (None, 128, 128, 1)
     """
     if encoder == "scratch":
         options = {"residual": residual, "dropout": dropout, **options}
-    coarsest = stride_of(encoder, **options) * (2 if center_block else 1)
-    height, width, channels = input_shape
-    framed = (height + -height % coarsest, width + -width % coarsest, channels)
-    pyramid = build_encoder(encoder, framed, weights, **options)
-    _freeze(pyramid, frozen)
-    x, skips = pyramid.outputs[-1], pyramid.outputs[-2::-1]
+
+    # Encoder: feature maps from fine to coarse.
+    backbone = build_encoder(encoder, input_shape, weights, **options)
+    _freeze(backbone, frozen)
+    *skips, x = backbone.outputs
     if center_block:
-        x, skips = layers.MaxPooling2D(name="center_down")(x), pyramid.outputs[::-1]
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            raise ValueError(f"center_block cannot halve {x.shape[1:3]}: resize tiles")
+        skips.append(x)
+        x = layers.MaxPooling2D(name="center_pool")(x)
         x = conv_block(x, center_block, residual, name="center")
         x = scse_block(x, name="center_scse") if scse else x
-    bottom = x
+    bottleneck = x
+
+    # Decoder: back to fine, with a skip connection at every size.
+    skips.reverse()
     filters = decoder_filters or [min(skip.shape[-1], 512) for skip in skips]
     if len(filters) != len(skips):
         raise ValueError(f"decoder_filters needs {len(skips)} numbers, not {filters}")
     if dilations:
-        x = aspp(x, filters[0], dilations, name="dilated")
-    stages = [x]  # the decoder's features, coarsest first
-    for stage, (skip, number) in enumerate(zip(skips, filters, strict=True)):
-        name = f"decoder{stage}"
-        x = decoder_block(x, skip, number, residual, dropout, upsampling, name)
+        x = aspp(x, filters[0], dilations)
+    stages = [x]
+    for n, skip in enumerate(skips):
+        name = f"decoder{n}"
+        x = decoder_block(x, skip, filters[n], residual, dropout, upsampling, name)
         x = scse_block(x, name=f"{name}_scse") if scse else x
         stages.append(x)
-    size = framed[0]
-    while x.shape[1] < size:  # the finest features are not at full size
-        name = f"to_{2 * x.shape[1]}"
-        x = layers.ReLU(name=f"{name}_relu")(
-            upsample(x, filters[-1], upsampling, name, size=4)
-        )
-    x = _hypercolumn(x, stages, hypercolumn)
+    height = input_shape[0]
+    while x.shape[1] < height:  # the encoder began with a stride
+        name = f"to_{2 * x.shape[1]}"  # even kernels cover all pixels equally often
+        x = upsample(x, filters[-1], upsampling, name, kernel_size=4)
+        x = layers.ReLU(name=f"{name}_relu")(x)
+
+    # Outputs: logits of every pixel, and what helps to train them.
     outputs = {}
+    if hypercolumn:
+        x = _hypercolumn(x, stages, hypercolumn)
     if gate:
-        outputs["gate"], opening = classification_gate(bottom)
-        x = layers.Multiply(name="gated")([x, opening])
-    outputs["mask"] = _logits(x, classes, size, "logits")
-    for number, features in enumerate(
-        stages[-2:0:-1] if deep_supervision else [], start=1
-    ):
-        name = f"deep_{number}"
-        outputs[name] = _logits(features, classes, size, name)
-    single = outputs["mask"] if set(outputs) == {"mask"} else outputs
-    network = keras.Model(pyramid.input, single, name=f"unet_{encoder}")
-    return network if framed == tuple(input_shape) else _framed(network, input_shape)
+        outputs["gate"], probability = classification_gate(bottleneck)
+        x = layers.Multiply(name="gate_multiply")([x, probability])
+    outputs["mask"] = _logits(x, classes, height, "logits")
+    if deep_supervision:
+        for n, stage in enumerate(stages[-2:0:-1], start=1):
+            outputs[f"deep_{n}"] = _logits(stage, classes, height, f"deep_{n}")
+    result = outputs if len(outputs) > 1 else outputs["mask"]
+    return keras.Model(backbone.input, result, name=f"unet_{encoder}")
 
 
 def decoder_block(
@@ -140,19 +136,11 @@ def decoder_block(
     residual: bool = False,
     dropout: float = 0.0,
     upsampling: str = "transpose",
-    name: str | None = None,
+    name: str = "decoder",
 ) -> Tensor:
-    """One stage of the decoder: grow to twice the size, join, convolve.
+    """Double the size, concatenate the skip connection, convolve.
 
-    Args:
-        x: coarse features, (batch, height, width, channels).
-        skip: the encoder's features, (batch, 2 height, 2 width, channels).
-        filters: channels of the result.
-        residual, dropout, upsampling: as in `build_unet`.
-        name: prefix of the layers' names.
-
-    Returns:
-        (batch, 2 height, 2 width, filters).
+    (batch, h, w, c) and `skip`, (batch, 2h, 2w, d), give (batch, 2h, 2w, filters).
     """
     x = upsample(x, filters, upsampling, f"{name}_up")
     x = layers.Concatenate(name=f"{name}_join")([x, skip])
@@ -161,176 +149,86 @@ def decoder_block(
 
 
 def upsample(
-    x: Tensor, filters: int, upsampling: str, name: str, size: int = 3
+    x: Tensor, filters: int, upsampling: str, name: str, kernel_size: int = 3
 ) -> Tensor:
-    """Twice the size, by a learned stencil or by interpolation.
-
-    Args:
-        x: (batch, height, width, channels).
-        filters: channels of the result.
-        upsampling: `"transpose"`, a transposed convolution, which learns how to paint each
-            coarse feature onto the finer grid, and may leave a checkerboard; or
-            `"bilinear"`, interpolation and a convolution, which cannot
-            (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard).
-        name: of the layers.
-        size: of the learned stencil. An even one covers every pixel equally often:
-            better where no convolution follows that could smooth it.
-
-    Returns:
-        (batch, 2 height, 2 width, filters).
+    """Double height and width: (batch, h, w, c) gives (batch, 2h, 2w, filters).
 
     Raises:
-        ValueError: for another `upsampling`.
+        ValueError: if `upsampling` is neither `"transpose"` nor `"bilinear"`.
     """
     if upsampling == "transpose":
-        return layers.Conv2DTranspose(filters, size, 2, "same", name=name)(x)
+        return layers.Conv2DTranspose(filters, kernel_size, 2, "same", name=name)(x)
     if upsampling != "bilinear":
         raise ValueError(f"upsampling is 'transpose' or 'bilinear', not {upsampling!r}")
     x = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_double")(x)
     return layers.Conv2D(filters, 3, padding="same", name=name)(x)
 
 
-def scse_block(x: Tensor, reduction: int = 2, name: str | None = None) -> Tensor:
-    """Concurrent spatial and channel squeeze and excitation.
+def scse_block(x: Tensor, name: str) -> Tensor:
+    """Concurrent spatial and channel squeeze and excitation (arXiv:1803.02579).
 
-    Two small gates look at the features and turn down what does not matter: one asks
-    of every channel whether it is of use in this tile, the other of every pixel
-    whether it is worth looking at. The two results are added.
-
-    Args:
-        x: (batch, height, width, channels).
-        reduction: the channel gate thinks with channels / reduction numbers.
-        name: prefix of the layers' names.
-
-    Returns:
-        The same shape.
-
-    Source: Roy, Navab, Wachinger, 2018, https://arxiv.org/abs/1803.02579
+    Scales every channel and every pixel by a gate of its own; the shape stays the same.
     """
-    by_channel = squeeze_excite(x, reduction, name=f"{name}_channel")
-    where = layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_pixel")(x)
-    by_pixel = layers.Multiply(name=f"{name}_by_pixel")([x, where])
+    by_channel = squeeze_excite(x, 2, f"{name}_channel")
+    pixel_gate = layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_pixel")(x)
+    by_pixel = layers.Multiply(name=f"{name}_by_pixel")([x, pixel_gate])
     return layers.Add(name=f"{name}_add")([by_channel, by_pixel])
 
 
-def aspp(
-    x: Tensor,
-    filters: int,
-    dilations: Sequence[int] = (1, 3, 5, 7),
-    name: str | None = None,
-) -> Tensor:
-    """Parallel convolutions that look near and far, side by side.
+def aspp(x: Tensor, filters: int, dilations: Sequence[int]) -> Tensor:
+    """Atrous spatial pyramid pooling: parallel dilated convolutions (arXiv:1706.05587).
 
-    A dilated convolution leaves gaps of `dilation` pixels between the nine pixels it
-    reads, so that it sees further at no cost (Chen et al. 2017, arXiv:1706.05587).
-
-    Args:
-        x: (batch, height, width, channels).
-        filters: channels of the result, which the branches share.
-        dilations: one branch each.
-        name: prefix of the layers' names.
-
-    Returns:
-        (batch, height, width, filters).
+    (batch, h, w, c) gives (batch, h, w, filters), shared out between the `dilations`.
     """
-    share = [filters // len(dilations)] * len(dilations)
-    share[0] += filters - sum(share)
+    widths = [filters // len(dilations)] * len(dilations)
+    widths[0] += filters % len(dilations)
+    options = {"padding": "same", "use_bias": False}
     branches = [
-        layers.Conv2D(
-            channels,
-            3,
-            padding="same",
-            dilation_rate=dilation,
-            use_bias=False,
-            name=f"{name}_{dilation}",
-        )(x)
-        for channels, dilation in zip(share, dilations, strict=True)
+        layers.Conv2D(width, 3, dilation_rate=n, name=f"aspp_{n}", **options)(x)
+        for width, n in zip(widths, dilations, strict=True)
     ]
-    x = layers.Concatenate(name=f"{name}_join")(branches)
-    x = BatchNorm(momentum=MOMENTUM, name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    x = layers.Concatenate(name="aspp_join")(branches)
+    x = BatchNorm(momentum=MOMENTUM, name="aspp_bn")(x)
+    return layers.ReLU(name="aspp_relu")(x)
 
 
 def classification_gate(x: Tensor, hidden: int = 64) -> tuple[Tensor, Tensor]:
-    """Whether there is any salt at all: one number a tile, from the coarsest features.
+    """Logit of "this tile has salt", (batch, 1), and its sigmoid, (batch, 1, 1, 1).
 
-    The score punishes a single stray pixel on an empty tile with 0, so one part of the
-    network answers nothing but this question, and its answer multiplies all features:
-    a closed gate leaves the mask's last layer nothing but its bias.
-
-    Args:
-        x: the coarsest features, (batch, height, width, channels).
-        hidden: numbers that the answer is made from.
-
-    Returns:
-        `(logit, opening)`: (batch, 1) in float32, to be trained with binary
-        cross-entropy, and its sigmoid, (batch, 1, 1, 1), to multiply with.
-
-    Source: Olsen's solution, see `systems`.
+    Reads the coarsest feature map, through `hidden` units. From Olsen's solution.
     """
     x = layers.GlobalAveragePooling2D(name="gate_mean")(x)
     x = layers.Dense(hidden, activation="relu", name="gate_hidden")(x)
-    logit = layers.Dense(1, dtype=EXACT, name="gate")(x)
-    opening = layers.Activation("sigmoid", name="gate_sigmoid")(logit)
-    return logit, layers.Reshape((1, 1, 1), name="gate_opening")(opening)
+    logit = layers.Dense(1, dtype=LOGITS_DTYPE, name="gate")(x)
+    probability = layers.Activation("sigmoid", name="gate_sigmoid")(logit)
+    return logit, layers.Reshape((1, 1, 1), name="gate_reshape")(probability)
 
 
 def _hypercolumn(x: Tensor, stages: list[Tensor], strides: Sequence[int]) -> Tensor:
-    """The finest features with those of other sizes beside them, all at full size.
-
-    Coarser features are first mixed down to as many channels as the finest have:
-    interpolation does not mix channels, so that the order makes no difference but to
-    the memory, which would be filled by hundreds of channels at full size.
-
-    Source: Hariharan et al. 2015, https://arxiv.org/abs/1411.5752
-    """
+    """Concatenate decoder stages, enlarged to the size of `x` and as wide as it is."""
     known = {x.shape[1] // stage.shape[1]: stage for stage in stages}
-    lost = set(strides) - set(known)
-    if lost:
-        raise ValueError(f"hypercolumn: no stride {min(lost)}; there are {list(known)}")
-    column = [x]
+    maps = [x]
     for stride in strides:
+        if stride not in known:
+            raise ValueError(f"hypercolumn: no stride {stride}, only {list(known)}")
         name = f"hypercolumn_{stride}"
-        mixed = layers.Conv2D(x.shape[-1], 1, name=f"{name}_mix")(known[stride])
-        grow_to = layers.UpSampling2D(stride, interpolation="bilinear", name=name)
-        column.append(grow_to(mixed))
-    return layers.Concatenate(name="hypercolumn")(column) if strides else x
+        y = layers.Conv2D(x.shape[-1], 1, name=f"{name}_mix")(known[stride])
+        maps.append(layers.UpSampling2D(stride, interpolation="bilinear", name=name)(y))
+    return layers.Concatenate(name="hypercolumn")(maps)
 
 
-def _logits(x: Tensor, classes: int, size: int, name: str) -> Tensor:
-    """One number a pixel and class, at full size."""
-    x = layers.Conv2D(classes, 1, dtype=EXACT, name=name)(x)
-    if x.shape[1] < size:
-        stride = size // x.shape[1]
-        x = layers.UpSampling2D(
-            stride, interpolation="bilinear", dtype=EXACT, name=f"{name}_full"
-        )(x)
+def _logits(x: Tensor, classes: int, height: int, name: str) -> Tensor:
+    """A 1 x 1 convolution to the logits, enlarged to full size."""
+    x = layers.Conv2D(classes, 1, dtype=LOGITS_DTYPE, name=name)(x)
+    options = {"interpolation": "bilinear", "dtype": LOGITS_DTYPE}
+    if (size := height // x.shape[1]) > 1:
+        x = layers.UpSampling2D(size, name=f"{name}_full", **options)(x)
     return x
 
 
 def _freeze(model: keras.Model, prefixes: Sequence[str]) -> None:
-    """Hold the layers of these names fixed in training."""
     for prefix in prefixes:
         if not any(layer.name.startswith(prefix) for layer in model.layers):
             raise ValueError(f"frozen: no layer of {model.name} starts with {prefix!r}")
     for layer in model.layers:
         layer.trainable = not layer.name.startswith(tuple(prefixes))
-
-
-def _framed(network: keras.Model, input_shape: tuple[int, int, int]) -> keras.Model:
-    """A network for smaller tiles: mirrored at the border, and the logits cut back."""
-    size = zip(network.input_shape[1:3], input_shape[:2], strict=True)
-    border = [((big - small) // 2, (big - small + 1) // 2) for big, small in size]
-    if max(max(border)) >= min(input_shape[:2]):
-        raise ValueError(
-            f"a tile of {tuple(input_shape[:2])} pixels is too small for the "
-            f"{network.name}, which needs {network.input_shape[1:3]}: resize it"
-        )
-    tile = keras.Input(input_shape, name="framed_tile")
-    logits = network(ops.pad(tile, ((0, 0), *border, (0, 0)), mode="reflect"))
-    cut = layers.Cropping2D(border, dtype=EXACT, name="cut")
-    if isinstance(logits, dict):
-        logits = {k: x if k == "gate" else cut(x) for k, x in logits.items()}
-    else:
-        logits = cut(logits)
-    return keras.Model(tile, logits, name=network.name)

@@ -1,12 +1,13 @@
-"""Kills a training again and again, and compares its end with an uninterrupted one.
+"""Kills a training run again and again, and compares its end with an uninterrupted one.
 
-A child process trains a small network in two stages: a cosine with restarts and
-averaged weights, then a plateau that keeps the best weights. It is killed (SIGKILL)
-at random moments: in the middle of an epoch, between two, while a checkpoint is
-written, in either stage. Started again, it must end with the same epochs, rates,
-losses and weights, bit for bit.
+A child process trains a small network in two stages: a cosine, then a plateau that
+keeps the best weights. It is killed (SIGKILL) at random moments: in the middle of an
+epoch, between two, while a checkpoint is written, in either stage. Started again, it
+must end with the same epochs, rates, losses and weights, bit for bit.
 
     python tests/kill_and_resume.py --kills 20
+
+With `--quick` it is one kill, of a tiny network in the middle of a plateau.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +27,7 @@ EPOCH = "epoch finished"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-def child(folder):
+def child(folder, quick):
     """Train, or go on, in this folder."""
     from helpers.utils.hardware import load_keras
 
@@ -35,7 +37,7 @@ def child(folder):
     from helpers import config, systems, training
 
     stages = (
-        systems.Stage("bce+dice", 6, 1e-2, restarts=1, average=0.9, clip=1.0),
+        systems.Stage("bce+dice", 6, 1e-2, weight_decay=1e-4),
         systems.Stage(
             "lovasz-elu", 6, 1e-2, "plateau", patience=1, optimizer="rmsprop"
         ),
@@ -49,6 +51,12 @@ def child(folder):
         transform=systems.ResizeOrPad(64, "resize"),
         batch_size=8,
     )
+    if quick:
+        network = systems.Network(filters=4, depth=2, dropout=0.2)
+        transform = systems.ResizeOrPad(32, "resize")
+        last = replace(stages[1], loss="bce", epochs=4)
+        changes = {"network": network, "transform": transform, "stages": (last,)}
+        system = replace(system, **changes)
     settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
     training.fit(
         system,
@@ -60,9 +68,10 @@ def child(folder):
     )
 
 
-def start(folder):
+def start(folder, quick=False):
     """A child process that trains, or goes on, in this folder."""
     command = [sys.executable, __file__, "--child", str(folder)]
+    command += ["--quick"] if quick else []
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -76,7 +85,7 @@ def epochs(process, most=1000):
 
 
 def finish(folder):
-    """Let a training go to its end; returns the seconds of its last epochs' median."""
+    """Let a run go to its end; returns the seconds of its last epochs' median."""
     process = start(folder)
     times = epochs(process)
     if process.wait():
@@ -84,13 +93,13 @@ def finish(folder):
     return statistics.median(b - a for a, b in pairwise(times)) if times[1:] else 0
 
 
-def kill(folder, done, seconds):
-    """Kill a training after so many epochs and seconds; says where it was hit.
+def kill(folder, done, seconds, quick=False):
+    """Kill a run after so many epochs and seconds; says where it was hit.
 
     Returns:
-        str, empty if the training came to its end before.
+        str, empty if the run came to its end before.
     """
-    process = start(folder)
+    process = start(folder, quick)
     epochs(process, done)
     time.sleep(seconds)
     os.kill(process.pid, signal.SIGKILL)
@@ -118,27 +127,26 @@ def differences(one, other):
     histories = [run.history().drop(columns="seconds") for run in (one, other)]
     if not histories[0].equals(histories[1]):
         found.append(f"history\n{histories[0]}\n{histories[1]}")
-    for a, b in zip(one.models(), other.models(), strict=True):
-        pairs = zip(a.get_weights(), b.get_weights(), strict=True)
-        far = max(float(np.abs(x - y).max()) for x, y in pairs)
-        if far:
-            found.append(f"weights by {far}")
+    weights = [run.model().get_weights() for run in (one, other)]
+    far = max(float(np.abs(x - y).max()) for x, y in zip(*weights, strict=True))
+    if far:
+        found.append(f"weights by {far}")
     if one.score != other.score:
         found.append(f"score {one.score} and {other.score}")
     return found
 
 
 def main(kills, seed):
-    """Kill so many times, in as many trainings as that takes."""
+    """Kill so many times, in as many runs as that takes."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         epoch = finish(folder / "whole")
         print(f"uninterrupted: {epoch:.2f} s an epoch", flush=True)
-        count = trainings = 0
+        count = runs = 0
         while count < kills:
-            trainings += 1
-            again, hit = folder / f"again-{trainings}", True
+            runs += 1
+            again, hit = folder / f"again-{runs}", True
             for _ in range(6):  # then it may come to its end
                 if hit and count < kills:
                     moment = chance.randint(0, 3), chance.uniform(0, 1.5 * epoch)
@@ -147,19 +155,34 @@ def main(kills, seed):
                         print(f"kill {count}: in {hit}", flush=True)
             finish(again)
             found = differences(folder / "whole", again)
-            print(f"training {trainings}: " + ("; ".join(found) or "no difference"))
+            print(f"run {runs}: " + ("; ".join(found) or "no difference"))
             if found:
                 return 1
     return 0
+
+
+def quickly():
+    """One kill after two epochs."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, again = Path(folder, "whole"), Path(folder, "again")
+        print(f"kill 1: in {kill(again, 2, 0.0, quick=True)}", flush=True)
+        for run in (whole, again):
+            child(run, quick=True)
+        found = differences(whole, again)
+        print("; ".join(found) or "no difference")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--child", type=Path)
     options = parser.parse_args()
     if options.child:
-        child(options.child)
+        child(options.child, options.quick)
+    elif options.quick:
+        sys.exit(quickly())
     else:
         sys.exit(main(options.kills, options.seed))

@@ -24,10 +24,10 @@ def labelled(count, seed=0):
     )
     masks = rows > top
     masks[rng.random(count) < 1 / 3] = False
-    grey = np.where(masks, 170, 90) + rng.normal(0, 25, masks.shape)
+    intensity = np.where(masks, 170, 90) + rng.normal(0, 25, masks.shape)
     ids = np.array([f"{number:010x}" for number in rng.permutation(count)])
     depths = rng.integers(50, 960, count)
-    return data.Tiles(ids, np.clip(grey, 0, 255).astype(np.uint8), masks, depths)
+    return data.Tiles(ids, np.clip(intensity, 0, 255).astype(np.uint8), masks, depths)
 
 
 def said(masks, noise, rng):

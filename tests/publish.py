@@ -1,17 +1,25 @@
-"""For those who maintain the course: its outputs, and its address.
+"""For maintainers: renew the notebooks' outputs, set the course's address.
 
-`python -m helpers --refresh` runs the notebooks once on synthetic tiles and commits
-what they show to the files; `python -m helpers --home OWNER/NAME` tells every badge and
-set-up cell where the course lives on GitHub.
+`python tests/publish.py refresh` runs the notebooks once on synthetic tiles in the
+`quick` profile, and keeps in the files what they show.
+`python tests/publish.py home OWNER/NAME` writes the address on GitHub into every badge
+and set-up cell.
 """
 
+import argparse
+import os
 import re
+import sys
 import zlib
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
 
-from helpers.config import HOME, ROOT
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers import __main__ as main
+from helpers.config import HOME, ROOT, SYNTHETIC, Settings
+from helpers.utils.execute import SECONDS
 from helpers.utils.files import DataError, atomic_write
 
 STAMP = "ran"  # in a notebook's metadata: a checksum of the cells that were run
@@ -27,15 +35,28 @@ def stamp(book: nbformat.NotebookNode, home: str = HOME) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
+def refresh() -> int:
+    """Run all notebooks in a clean output folder, and keep their outputs."""
+    os.environ |= {"SALT_DATA_DIR": SYNTHETIC, "SALT_PROFILE": "quick"}
+    settings = Settings.from_env()
+    if settings.runs_dir.exists():
+        raise DataError(f"{settings.runs_dir}: not a clean start: move it away")
+    status = main.main([])
+    for notebook in main.NOTEBOOKS if status == 0 else ():
+        keep_outputs(settings.output_dir / "notebooks" / notebook.name, notebook)
+    return status
+
+
 def keep_outputs(executed: Path, notebook: Path) -> None:
     """Replace a notebook by its executed copy, cleaned and stamped.
 
-    What can be seen in a figure is told, for those who cannot see it, in the text
-    above its cell, folded away: `WORDS`, the words, `</details>`. Few viewers know of
-    alternative texts in notebooks; for those the words become one as well.
+    Every figure is described in the text above its cell, folded away: `WORDS`, the
+    words, `</details>`. Few viewers read alternative texts of notebooks; for those the
+    words become one as well. How long each cell took is kept in the metadata, from
+    which `python -m helpers` estimates the time left.
 
     Args:
-        executed: the copy, as `__main__.run_notebook` leaves it.
+        executed: the copy, as `execute.run` leaves it.
         notebook: the notebook.
 
     Raises:
@@ -43,8 +64,10 @@ def keep_outputs(executed: Path, notebook: Path) -> None:
             committed), or a figure is not described.
     """
     book = nbformat.read(executed, as_version=4)
-    above = None
+    above, seconds = None, []
     for cell in book.cells:
+        if cell.cell_type == "code":
+            seconds.append(_seconds(cell.metadata.get("execution", {})))
         cell.metadata = {}
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
@@ -63,10 +86,21 @@ def keep_outputs(executed: Path, notebook: Path) -> None:
         if cell.cell_type == "markdown":
             above = FIGURE.search(cell.source)
     spec = nbformat.read(notebook, as_version=4).metadata
-    book.metadata = {**spec, STAMP: stamp(book)}
+    book.metadata = {**spec, STAMP: stamp(book), SECONDS: seconds}
     nbformat.validate(book)
     with atomic_write(notebook) as beside:
         nbformat.write(book, beside)
+
+
+def _seconds(timing: dict) -> float:
+    """How long a cell took, from what nbclient has recorded."""
+    begin, end = (
+        timing.get(name) for name in ("iopub.status.busy", "iopub.status.idle")
+    )
+    if not begin or not end:
+        return 0.0
+    times = [datetime.fromisoformat(time) for time in (begin, end)]
+    return round((times[1] - times[0]).total_seconds(), 1)
 
 
 def set_home(home: str, root: Path = ROOT) -> list[Path]:
@@ -93,3 +127,17 @@ def set_home(home: str, root: Path = ROOT) -> list[Path]:
                     beside.write_text(text.replace(HOME, home), encoding="utf-8")
                 changed.append(path)
     return changed
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["refresh", "home"])
+    parser.add_argument("address", nargs="?", help="OWNER/NAME, for home")
+    options = parser.parse_args()
+    try:
+        if options.command == "refresh":
+            sys.exit(refresh())
+        for path in set_home(options.address or ""):
+            print(path.relative_to(ROOT))
+    except (DataError, ValueError) as error:
+        parser.error(str(error))

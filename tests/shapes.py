@@ -4,7 +4,7 @@ import numpy as np
 
 
 def blobs(count=16, size=101):
-    """One lopsided ellipse a tile."""
+    """One lopsided ellipse per tile."""
     rng = np.random.default_rng(4)
     row, col = np.mgrid[:size, :size] / size - 0.5
     dy, dx = rng.uniform(-0.15, 0.15, (2, count, 1, 1))
@@ -16,7 +16,7 @@ def noise(count=3, size=101):
 
 
 def labelled(count=40):
-    """Synthetic tiles with ids, as they are read from files: `data.Tiles`."""
+    """Synthetic tiles with ids, as if read from files: `data.Tiles`."""
     from helpers import data, synthetic
 
     made = synthetic.make_tiles(count, seed=5)

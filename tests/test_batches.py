@@ -1,4 +1,4 @@
-"""Frames and batches."""
+"""Resizing, padding and batches."""
 
 import numpy as np
 import pytest
@@ -11,28 +11,28 @@ from helpers.batches import ResizeOrPad, TileBatches
 from helpers.metrics import mean_precision
 
 OFF = Augmentation(flip=0.0)
-EVERYTHING = Augmentation(0.5, zoom=0.2, shift=0.1, rotation=10.0, shear=0.1)
+EVERYTHING = Augmentation(0.5, zoom=0.2, shift=0.1, rotation=10.0)
 
 
-# --- frames
+# --- native tiles to the size of the network, and back
 
 
 def test_padding_mirrors_13_pixels_before_and_14_after():
     image = noise()
-    framed = ResizeOrPad(128, "pad").forward(image)
-    assert framed.shape == (3, 128, 128) and framed.dtype == np.uint8
-    assert np.array_equal(framed[:, 13:114, 13:114], image)
-    assert np.array_equal(framed[:, 12], framed[:, 14])  # the edge is not repeated
-    assert np.array_equal(framed[:, :, 127], framed[:, :, 99])
+    resized = ResizeOrPad(128, "pad").forward(image)
+    assert resized.shape == (3, 128, 128) and resized.dtype == np.uint8
+    assert np.array_equal(resized[:, 13:114, 13:114], image)
+    assert np.array_equal(resized[:, 12], resized[:, 14])  # the edge is not repeated
+    assert np.array_equal(resized[:, :, 127], resized[:, :, 99])
 
 
 @given(st.integers(101, 301))
 def test_padding_to_any_size_is_undone_exactly(size):
     transform = ResizeOrPad(size, "pad")
     image = noise(1)
-    framed = transform.forward(image)
-    assert framed.shape == (1, size, size)
-    assert np.array_equal(transform.inverse(framed), image)
+    resized = transform.forward(image)
+    assert resized.shape == (1, size, size)
+    assert np.array_equal(transform.inverse(resized), image)
     assert transform.forward(image > 99).dtype == bool
 
 
@@ -50,24 +50,24 @@ def test_resizing_a_smooth_tile_is_undone_almost_exactly(size):
 @pytest.mark.parametrize("mode", ["pad", "resize"])
 def test_a_perfect_prediction_stays_nearly_perfect(mode):
     transform, masks = ResizeOrPad(128, mode), blobs()
-    framed = transform.forward(masks)
-    assert framed.dtype == bool and framed.shape[1:] == (128, 128)
-    back = transform.inverse(framed.astype(float)) > 0.5
+    resized = transform.forward(masks)
+    assert resized.dtype == bool and resized.shape[1:] == (128, 128)
+    back = transform.inverse(resized.astype(float)) > 0.5
     assert mean_precision(masks, back) >= (1.0 if mode == "pad" else 0.99)
 
 
 def test_no_tiles_are_no_problem():
     for mode in ("pad", "resize"):
         transform = ResizeOrPad(128, mode)
-        framed = transform.forward(np.zeros((0, 101, 101), np.uint8))
-        assert transform.inverse(framed).shape == (0, 101, 101)
+        resized = transform.forward(np.zeros((0, 101, 101), np.uint8))
+        assert transform.inverse(resized).shape == (0, 101, 101)
 
 
 @pytest.mark.parametrize(
     ("size", "mode", "fault"),
     [(100, "pad", "resize"), (302, "pad", "resize"), (128, "crop", "'pad' or 'resi")],
 )
-def test_impossible_frames_are_refused(size, mode, fault):
+def test_impossible_sizes_and_modes_are_refused(size, mode, fault):
     with pytest.raises(ValueError, match=fault):
         ResizeOrPad(size, mode)
 
@@ -107,24 +107,24 @@ def test_batches_follow_from_seed_epoch_and_index_alone():
 
 
 def test_an_epoch_shows_every_tile_once_in_an_order_of_its_own():
-    dealt = batches(augmentation=OFF)
+    batched = batches(augmentation=OFF)
     orders = []
     for epoch in range(3):
-        dealt.start_epoch(epoch)
-        greys = np.concatenate([dealt[i][0][:, 0, 0, 0] for i in range(3)])
-        orders.append(tuple(np.rint(greys * 255 / 25).astype(int).tolist()))
+        batched.start_epoch(epoch)
+        intensities = np.concatenate([batched[i][0][:, 0, 0, 0] for i in range(3)])
+        orders.append(tuple(np.rint(intensities * 255 / 25).astype(int).tolist()))
     assert len(set(orders)) == 3
     assert all(sorted(order) == list(range(10)) for order in orders)
 
 
 def test_equal_tiles_are_changed_differently_in_every_batch_and_epoch():
     tiles = np.repeat(blobs(1), 8, axis=0)
-    dealt = TileBatches(
+    batched = TileBatches(
         255 * tiles.astype(np.uint8), tiles, ResizeOrPad(128), 4, EVERYTHING
     )
-    masks = [dealt[0][1], dealt[1][1]]
-    dealt.start_epoch(1)
-    masks += [dealt[0][1], dealt[1][1]]
+    masks = [batched[0][1], batched[1][1]]
+    batched.start_epoch(1)
+    masks += [batched[0][1], batched[1][1]]
     assert len(np.unique(np.reshape(masks, (16, -1)), axis=0)) == 16
 
 
@@ -137,10 +137,19 @@ def test_several_outputs_get_the_mask_and_the_gate_whether_there_is_salt():
     masks = blobs(4)
     masks[1] = False
     outputs = ("gate", "mask", "deep_1")
-    dealt = TileBatches(noise(4), masks, ResizeOrPad(128), 4, outputs=outputs)
-    images, targets = dealt[0]
+    batched = TileBatches(noise(4), masks, ResizeOrPad(128), 4, outputs=outputs)
+    images, targets = batched[0]
     assert images.shape == (4, 128, 128, 1) and set(targets) == set(outputs)
     np.testing.assert_array_equal(targets["gate"], [[1], [0], [1], [1]])
     np.testing.assert_array_equal(targets["mask"], targets["deep_1"])
     plain = TileBatches(noise(4), masks, ResizeOrPad(128), 4)
     np.testing.assert_array_equal(targets["mask"], plain[0][1])
+
+
+def test_batches_are_divisible_among_devices():
+    images = np.arange(10, dtype=np.uint8).repeat(101 * 101).reshape(10, 101, 101)
+    batched = TileBatches(images, images > 4, ResizeOrPad(), 5, OFF, devices=3)
+    assert [len(batched[index][0]) for index in range(len(batched))] == [3, 3, 3]
+    assert len(set(batched.order)) == 9  # the tile left over changes every epoch
+    few = TileBatches(images, images > 4, ResizeOrPad(), 1, OFF, devices=4)
+    assert [len(few[index][0]) for index in range(len(few))] == [4, 4]

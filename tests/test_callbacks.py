@@ -1,4 +1,4 @@
-"""What the training loop is told: rates, names, the order of an epoch."""
+"""Callbacks: learning rates, names in the logs, the order of an epoch."""
 
 import keras
 import numpy as np
@@ -7,7 +7,6 @@ import pytest
 from helpers.augmentation import Augmentation
 from helpers.batches import ResizeOrPad, TileBatches
 from helpers.systems import Stage
-from helpers.training import callbacks
 from helpers.training.callbacks import (
     ETA,
     CosineRate,
@@ -34,21 +33,6 @@ def test_cosine_warms_up_and_ends_near_zero():
     assert second.rate(10, 0) == 1.0
 
 
-def test_cosine_starts_again_after_each_cycle():
-    stage = Stage("bce", 10, 1.0, warm_up=5, restarts=2)
-    assert stage.cycles == (3, 7, 10)
-    rate = CosineRate(stage, first=20, steps=100)
-    rates = [rate.rate(20 + epoch, 0) for epoch in range(10)]
-    assert rates[0] == 0.2  # warming up
-    assert rates[3] == rates[7] == 1.0
-    assert rates[1] > rates[2] and rates[3] > rates[4] > rates[5] > rates[6]
-    assert rate.rate(22, 99) < 1e-3 and rate.rate(29, 99) < 1e-3
-
-
-def test_more_restarts_than_epochs_are_as_many_as_there_can_be():
-    assert Stage("bce", 2, restarts=5).cycles == (1, 2)
-
-
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
@@ -58,26 +42,17 @@ def test_more_restarts_than_epochs_are_as_many_as_there_can_be():
         (9000, "2.5 hours"),
     ],
 )
-def test_durations_are_told_for_people(seconds, words):
+def test_durations_are_words(seconds, words):
     assert duration(seconds) == words
 
 
-def test_time_left_follows_from_the_last_epoch(capsys):
-    tell = ETA(epochs=5)
-    tell.on_epoch_begin(2)
+def test_time_left_is_estimated_from_the_last_epoch(capsys):
+    eta = ETA(epochs=5)
+    eta.on_epoch_begin(2)
     assert capsys.readouterr().out == ""
-    tell.on_epoch_end(2, {"seconds": 20.0})
-    tell.on_epoch_begin(3)
+    eta.on_epoch_end(2, {"seconds": 20.0})
+    eta.on_epoch_begin(3)
     assert capsys.readouterr().out == "40 seconds to go\n"
-
-
-def test_tensorboard_is_told_where_it_is_installed(monkeypatch, tmp_path):
-    monkeypatch.setattr(callbacks, "find_spec", lambda name: None)
-    assert callbacks.tensorboard(tmp_path) == []
-    if keras.backend.backend() == "tensorflow":
-        monkeypatch.setattr(callbacks, "find_spec", lambda name: True)
-        (told,) = callbacks.tensorboard(tmp_path)
-        assert isinstance(told, keras.callbacks.TensorBoard)
 
 
 def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch():

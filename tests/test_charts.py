@@ -1,6 +1,7 @@
 """Figures of the panel: they say what they should, readably, also for one system."""
 
 import io
+from itertools import combinations
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @pytest.fixture(autouse=True)
 def style():
-    """As in every notebook; what it asks of all figures must not spoil these."""
+    """As in every notebook: the style for all figures must not spoil these."""
     with matplotlib.rc_context():
         plotting.use_style()
         yield
@@ -42,6 +43,11 @@ def texts(figure):
     return [text for text in shown if text.get_text().strip()]
 
 
+def written(axis):
+    (text,) = axis.texts
+    return text.get_text()
+
+
 def read(picture):
     return np.asarray(Image.open(io.BytesIO(picture)))
 
@@ -49,7 +55,7 @@ def read(picture):
 def test_comparison_says_what_to_look_for_in_nine_points_and_more(comparison):
     figure = charts.compare(comparison, PostProcess(0.4))
     charts.png(figure)
-    assert len(figure.axes) == 8
+    assert len(figure.axes) == 6
     assert all(axis.get_title() for axis in figure.axes)
     assert min(text.get_fontsize() for text in texts(figure)) >= 9
     assert len(figure.legends) == 1
@@ -57,98 +63,133 @@ def test_comparison_says_what_to_look_for_in_nine_points_and_more(comparison):
     assert not any(box.overlaps(axis.get_window_extent()) for axis in figure.axes)
 
 
-def test_systems_differ_by_more_than_colour(comparison):
-    figure = charts.compare(comparison)
+def test_systems_differ_by_more_than_color(comparison):
+    figure = charts.compare(comparison, PostProcess())
     count = len(comparison.systems)
-    markers = {line.get_marker() for line in figure.axes[4].get_lines()}
-    hatches = {bar.get_hatch() for bar in figure.axes[5].patches}
+    for axis in figure.axes[:2]:  # learning curves
+        named = [x for x in axis.get_lines() if x.get_label() in comparison.systems]
+        assert len({line.get_marker() for line in named}) == count
+    markers = {line.get_marker() for line in figure.axes[3].get_lines()}
+    hatches = {bar.get_hatch() for bar in figure.axes[4].patches}
     assert len(markers) == len(hatches) == count
 
 
-def test_scale_of_the_loss_can_be_logarithmic(comparison):
-    assert charts.compare(comparison, log=True).axes[0].get_yscale() == "log"
-    assert charts.compare(comparison).axes[0].get_yscale() == "linear"
+def test_curves_are_averaged_over_folds(there, tmp_path):
+    tiles, _ = there
+    made = pretend(tmp_path, tiles, ("sharp",), folds=(0, 1))
+    table = made[1].history()
+    table["val_loss"] += 1
+    table.iloc[:4].to_csv(made[1].folder / "history.csv", index=False)  # it was shorter
+    figure = charts.compare(Comparison(made, tiles), PostProcess())
+    (line,) = [x for x in figure.axes[0].get_lines() if x.get_label() == "sharp"]
+    expected = made[0].history()["val_loss"] + np.array([0.5] * 4 + [0] * 2)
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
 
 
-def test_tile_picture_follows_tile_rule_and_view(comparison):
-    picture = charts.TilePicture(comparison)
-    first = read(charts.png(picture.show(0, PostProcess())))
-    assert (first == read(charts.png(picture.show(0, PostProcess())))).all()
-    for change in (
-        (1, PostProcess()),
-        (0, PostProcess(0.95)),
-        (0, PostProcess(), (20, 30, 40)),
-    ):
-        assert (first != read(charts.png(picture.show(*change)))).any()
-    limits = {(axis.get_xlim(), axis.get_ylim()) for axis in picture.axes.flat}
-    assert limits == {((29.5, 69.5), (59.5, 19.5))}  # of all panels alike
-    assert min(text.get_fontsize() for text in texts(picture.figure)) >= 9
+def test_score_of_each_coverage_class(comparison):
+    figure = charts.compare(comparison, PostProcess(0.4))
+    coverage = comparison.tiles.coverage
+    results = comparison.results(PostProcess(0.4)).values()
+    for line, result in zip(figure.axes[2].get_lines(), results, strict=True):
+        for x, mean in zip(*line.get_data(), strict=True):
+            inside = (coverage > x / 100 - 0.1) & (coverage <= x / 100)
+            assert mean == pytest.approx(result.scores[inside].mean())
+        assert set(line.get_xdata()) == set(10 * np.ceil(10 * coverage))
+
+
+def test_table_has_score_and_costs(there):
+    tiles, made = there
+    comparison = Comparison(made, tiles)
+    figure = charts.compare(comparison, PostProcess(0.4))
+    lines = written(figure.axes[5]).splitlines()
+    score = comparison.results(PostProcess(0.4))["soft"].scores.mean()
+    assert lines[2].split() == ["soft", f"{score:.4f}", "2.00", "M", "20.0", "ms"]
+
+
+def test_tile_follows_position_and_post_processing(comparison):
+    def draw(*what):
+        return read(charts.png(charts.show_tile(comparison, *what)))
+
+    first = draw(0, PostProcess())
+    assert (first == draw(0, PostProcess())).all()
+    assert (first != draw(1, PostProcess())).any()
+    assert (first != draw(0, PostProcess(0.95))).any()
+    figure = charts.show_tile(comparison, 0, PostProcess())
+    assert min(text.get_fontsize() for text in texts(figure)) >= 9
+    assert tuple(comparison.tiles.ids[:1]) == (texts(figure)[0].get_text()[:10],)
 
 
 def test_tile_without_salt_and_empty_prediction_is_drawn(comparison):
     empty = int(np.argmin(comparison.tiles.coverage))
-    figure = charts.TilePicture(comparison).show(
-        empty, PostProcess(min_mask_size=10_201)
-    )
-    said = [text.get_text() for text in texts(figure)]
-    assert "truth: empty" in said
-    assert said.count("score 1.0, empty") == len(comparison.systems)
+    figure = charts.show_tile(comparison, empty, PostProcess(min_mask_size=10_201))
+    written = [text.get_text() for text in texts(figure)]
+    assert "truth: 0 px of salt" in written
+    assert written.count("score 1.0, 0 px") == len(comparison.systems)
 
 
-def test_a_little_salt_is_not_none(comparison):
+def test_salt_is_counted_in_pixels(comparison):
     thickest = int(np.argmax(comparison.tiles.coverage))
-    share = f"{100 * comparison.tiles.coverage[thickest]:.0f} % salt"
-    figure = charts.TilePicture(comparison).show(thickest, PostProcess())
-    assert f"truth: {share}" in [text.get_text() for text in texts(figure)]
-    little = np.zeros((101, 101), bool)
-    little[0, 0] = True
-    assert charts._salt(little) == "<1 % salt"
+    pixels = np.count_nonzero(comparison.tiles.masks[thickest])
+    figure = charts.show_tile(comparison, thickest, PostProcess())
+    assert f"truth: {pixels} px of salt" in [text.get_text() for text in texts(figure)]
+
+
+def test_texts_of_a_tile_stay_inside_the_picture(comparison):
+    figure = charts.show_tile(comparison, 0, PostProcess())
+    charts.png(figure)
+    boxes = [text.get_window_extent() for text in texts(figure)]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
 def test_names_are_cut_where_they_stay_different():
-    assert charts.short(["salt-net", "a" * charts.CUT]) == ["salt-net", "a" * 22]
+    def short(*names):
+        return list(charts.short(names).values())
+
+    assert short("salt-net", "a" * charts.CUT) == ["salt-net", "a" * 22]
     names = ["my-scratch-residual-bce-64px-3x32", "my-scratch-residual-bce-64px-4x32"]
-    assert charts.short(names) == ["my-scratch-…-64px-3x32", "my-scratch-…-64px-4x32"]
+    assert short(*names) == ["my-scratch-…-64px-3x32", "my-scratch-…-64px-4x32"]
     for other in (
         "my-scratch-scse-bce-64px-3x32",
         "my-scratch-residual-dice-64px-3x32",
     ):
-        cut = charts.short([names[0], other])
+        cut = short(names[0], other)
         assert len(set(cut)) == 2 and max(map(len, cut)) <= charts.CUT
 
 
 def test_long_names_stay_inside_the_pictures(there):
     tiles, made = there
     comparison = Comparison(made, tiles)
-    long = "my-scratch-residual-centre-dilations-bce-64px-{}x32"
+    long = "my-scratch-residual-center_block-dilations-bce-64px-{}x32"
     for kept in ("systems", "runs"):
         values = getattr(comparison, kept).values()
         names = [long.format(number) for number in range(len(values))]
         setattr(comparison, kept, dict(zip(names, values, strict=True)))
-    figure = charts.compare(comparison)
+    figure = charts.compare(comparison, PostProcess())
     charts.png(figure)
     box, whole = figure.legends[0].get_window_extent(), figure.bbox
     assert box.x0 >= 0 and box.x1 <= whole.x1
-    (table,) = figure.axes[7].tables
-    rows = {cell.get_text().get_text() for cell in table.get_celld().values()}
-    box = table.get_window_extent()
-    assert figure.axes[6].get_window_extent().x1 < box.x0 < box.x1 <= whole.x1
+    box = figure.axes[5].texts[0].get_window_extent()
+    assert figure.axes[4].get_window_extent().x1 < box.x0 < box.x1 <= whole.x1
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    tile = charts.TilePicture(comparison).show(0, PostProcess())
+    tile = charts.show_tile(comparison, 0, PostProcess())
     titles = {axis.get_title() for axis in tile.axes[1:5]}
-    assert labels == titles <= rows and len(titles) == 4
+    rows = written(figure.axes[5])
+    assert labels == titles and len(titles) == 4
+    assert all(title in rows for title in titles)
 
 
-def test_bars_have_numbers_while_there_is_room(there):
-    tiles, made = there
-    comparison = Comparison(made, tiles)
-    assert len(charts.compare(comparison).axes[5].texts) == 8
-    comparison.systems["fifth"] = comparison.systems["soft"]
-    comparison.runs["fifth"] = comparison.runs["soft"]
-    assert not charts.compare(comparison).axes[5].texts
+def test_bars_have_numbers(comparison):
+    figure = charts.compare(comparison, PostProcess())
+    charts.png(figure)
+    shown = figure.axes[4].texts
+    assert len(shown) == 2 * len(comparison.systems)
+    boxes = [text.get_window_extent() for text in shown]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
 def test_everything_is_one_picture(comparison):
     picture = read(charts.everything(comparison))
-    assert picture.shape[1] == 1120 and picture.shape[0] > 1100
+    assert picture.shape[1] == 1120 and picture.shape[0] >= 528 + 392
     assert len(np.unique(picture[..., 0])) > 100

@@ -1,4 +1,4 @@
-"""Systems side by side: the same numbers as by the long way, nothing twice."""
+"""Systems side by side: the same numbers as from masks, and the kept choice."""
 
 from types import SimpleNamespace
 
@@ -8,11 +8,11 @@ from pretend import labelled, pretend
 
 from helpers import config, inference, metrics
 from helpers.inference import PostProcess
-from helpers.panel.comparison import CHOICE, ORDERS, Choice, Comparison, Prediction
+from helpers.panel.comparison import CHOICE, ORDERS, Choice, Comparison, evaluate
 from helpers.training import runs
 from helpers.utils.files import DataError
 
-RULES = (
+POST_PROCESSES = (
     PostProcess(),
     PostProcess(0.3),
     PostProcess(0.61, min_mask_size=400),
@@ -36,145 +36,93 @@ def comparison(there, tiles):
     return Comparison(there, tiles)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_scores_are_those_of_the_masks(comparison, rule):
-    for one in comparison.systems.values():
-        masks = rule(one.probabilities)
-        expected = metrics.precision_per_image(one.truth, masks)
-        np.testing.assert_array_equal(one.scores(rule), expected)
-        ious = metrics.iou(one.truth, masks)
+@pytest.mark.parametrize("post_process", POST_PROCESSES)
+def test_scores_are_those_of_the_masks(comparison, post_process):
+    truth = comparison.tiles.masks
+    for name, result in comparison.results(post_process).items():
+        masks = post_process(comparison.systems[name])
+        expected = metrics.precision_per_image(truth, masks)
+        np.testing.assert_array_equal(result.scores, expected)
+        ious = metrics.iou(truth, masks)
         passed = [(ious > t).mean() for t in np.arange(10, 20) / 20]
-        np.testing.assert_allclose(one.passed(rule), passed)
-        said = masks.any(axis=(1, 2))
-        table = one.confusion(rule)
-        assert table.sum() == len(masks)
-        assert table[0, 1] == (said & (one.salt == 0)).sum()
-        assert table[1, 0] == (~said & (one.salt > 0)).sum()
+        np.testing.assert_allclose(result.passed, passed)
+        salt, predicted = truth.any(axis=(1, 2)), masks.any(axis=(1, 2))
+        expected = predicted[~salt].mean(), (~predicted[salt]).mean()
+        np.testing.assert_array_equal(result.mistakes, expected)
 
 
-def test_rules_take_bytes_as_they_take_floats():
+def test_mistakes_without_empty_tiles_or_without_salt():
+    salt, empty = np.ones((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
+    assert tuple(evaluate(salt, empty).mistakes) == (0, 1)
+    assert tuple(evaluate(empty, salt).mistakes) == (1, 0)
+    assert tuple(evaluate(empty, empty).mistakes) == (0, 0)
+
+
+def test_bytes_are_processed_as_floats():
     steps = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     for threshold in (0.05, 0.35, 0.5, 0.95):
-        rule = PostProcess(threshold)
-        np.testing.assert_array_equal(rule(steps), rule(steps / 255))
+        post_process = PostProcess(threshold)
+        np.testing.assert_array_equal(post_process(steps), post_process(steps / 255))
 
 
-def test_components_are_those_whose_sides_touch_within_a_tile():
-    grey = np.zeros((2, 6, 6), np.float32)
-    grey[0, 5, :3] = grey[1, 0, :3] = 1.0  # neighbours in the stack, not in a tile
-    grey[0, :2, :2] = 1.0
-    grey[0, 2, 2] = 1.0  # touches a corner only
-    kept = PostProcess(min_component_size=4)(grey)
-    assert kept.sum() == 4 and kept[0, :2, :2].all()
-    assert (
-        PostProcess(min_component_size=3)(grey).sum() == 10
-        and PostProcess(min_component_size=1)(grey).sum() == 11
-    )
-    assert not PostProcess(min_component_size=4)(np.zeros((3, 6, 6))).any()
-    assert PostProcess(min_mask_size=5, min_component_size=4)(grey).sum() == 0
+def test_known_results_are_not_computed_again(comparison, monkeypatch):
+    known = comparison.results(PostProcess(0.4, 30, min_component_size=50))
+    monkeypatch.setattr(PostProcess, "__call__", None)
+    assert comparison.results(PostProcess(0.4, 30, min_component_size=50)) is known
 
 
-def test_what_is_known_is_not_computed_again(comparison, monkeypatch):
-    one = Prediction(comparison.tiles.masks, comparison.systems["soft"].probabilities)
-    one.scores(PostProcess(0.4)), one.scores(PostProcess(0.4, min_component_size=50))
-    for name in ("above", "components"):
-        monkeypatch.setattr(inference, name, None)
-    (
-        one.scores(PostProcess(0.4)),
-        one.passed(PostProcess(0.4)),
-        one.confusion(PostProcess(0.4)),
-    )
-    (
-        one.scores(PostProcess(0.4, min_component_size=80)),
-        one.scores(PostProcess(0.4, 30, min_component_size=50)),
-    )
-    with pytest.raises(TypeError):
-        one.scores(PostProcess(0.41))
-
-
-def test_folds_of_a_system_speak_together(comparison, tiles):
+def test_folds_of_a_system_are_taken_together(comparison, tiles):
     folds = np.arange(60) % 5
     assert sorted(comparison.tiles.ids) == sorted(tiles.ids[folds < 2])
     assert list(comparison.systems) == ["sharp", "soft", "rough", "wild"]
 
 
-def test_only_tiles_that_all_have_left_out_are_compared(there, tiles):
+def test_only_tiles_held_out_by_every_system_are_compared(there, tiles):
     some = [run for run in there if run.name in ("sharp/fold-0", "soft/fold-0")]
     other = [run for run in there if run.name == "rough/fold-1"]
     assert len(Comparison(some, tiles).tiles) == 12
     with pytest.raises(DataError, match="choose the same folds"):
         Comparison(some + other, tiles)
-    with pytest.raises(DataError, match="train a system first"):
+    with pytest.raises(DataError, match="no run to compare"):
         Comparison([], tiles)
 
 
 def test_mix_is_the_weighted_mean(comparison, there):
-    weights = {"sharp": 0.5, "soft": 0.0, "wild": 0.25}
+    weights = {"sharp": 0.5, "wild": 0.25}
     for tta in (False, True):
-        mix = comparison.mix(weights, tta).probabilities / 255
-        members = {r: weights.get(r.system, 0) for r in there if weights.get(r.system)}
+        mix = comparison.mix(tuple(weights.items()), tta) / 255
+        members = {r: weights[r.system] for r in there if r.system in weights}
         _, expected = runs.out_of_fold(members, comparison.tiles, tta)
         np.testing.assert_allclose(mix, expected, atol=1.01 / 255)
-    alone = comparison.mix({"soft": 0.3})
-    same = comparison.systems["soft"].probabilities
-    np.testing.assert_array_equal(alone.probabilities, same)
+    alone = comparison.mix((("soft", 0.3),))
+    np.testing.assert_array_equal(alone, comparison.systems["soft"])
 
 
 def test_bytes_cost_less_than_a_thousandth_of_the_score():
-    """Floats against the bytes that stand for them, on 300 tiles, every threshold."""
+    """Floats against the bytes that stand for them, on 300 tiles."""
     rng = np.random.default_rng(3)
     masks = labelled(300, seed=3).masks
     logits = 3 * (2.0 * masks - 1) + rng.normal(0, 3, (300, 101, 1))
     floats = 1 / (1 + np.exp(-logits - rng.normal(0, 0.5, masks.shape)))
-    for threshold in inference.THRESHOLDS:
-        rule = PostProcess(threshold)
-        exact = metrics.mean_precision(masks, rule(floats))
-        stored = metrics.mean_precision(masks, rule(inference.as_bytes(floats)))
-        assert abs(exact - stored) < 1e-3
-
-
-def test_calibration_finds_what_was_put_in():
-    rng = np.random.default_rng(0)
-    said = rng.integers(0, 256, (20, 101, 101)).astype(np.uint8)
-    honest = Prediction(rng.random(said.shape) < said / 255, said)
-    probabilities, shares = honest.calibration()
-    np.testing.assert_allclose(probabilities, shares, atol=0.02)
-    shy = Prediction(rng.random(said.shape) < np.sqrt(said / 255), said)
-    probabilities, shares = shy.calibration()
-    assert (shares[:-1] > probabilities[:-1] + 0.04).all()
-    sure = Prediction(said > 127, np.where(said > 127, 255, 0).astype(np.uint8))
-    probabilities, shares = sure.calibration()
-    assert np.isnan(shares[1:-1]).all() and shares[0] == 0 and shares[-1] == 1
+    for threshold in inference.THRESHOLDS[::2]:
+        post_process = PostProcess(threshold)
+        exact = metrics.mean_precision(masks, post_process(floats))
+        stored = post_process(inference.as_bytes(floats))
+        assert abs(exact - metrics.mean_precision(masks, stored)) < 1e-3
 
 
 def test_orders_put_first_what_they_promise(comparison):
-    for by in ORDERS:
-        assert sorted(comparison.order(by, PostProcess())) == list(range(24))
-    tiles = comparison.tiles
-    scores = np.mean(
-        [s.scores(PostProcess()) for s in comparison.systems.values()], axis=0
-    )
-    assert (np.diff(scores[comparison.order("worst score", PostProcess())]) >= 0).all()
-    assert (
-        np.diff(tiles.coverage[comparison.order("coverage", PostProcess())]) <= 0
-    ).all()
-    assert (np.diff(tiles.depths[comparison.order("depth", PostProcess())]) >= 0).all()
-    assert list(tiles.ids[comparison.order("id", PostProcess())]) == sorted(tiles.ids)
-    apart = comparison.disagreement()
-    assert (np.diff(apart[comparison.order("disagreement", PostProcess())]) <= 0).all()
-    said = np.stack([s.probabilities for s in comparison.systems.values()]).astype(int)
-    expected = (said.max(axis=0) - said.min(axis=0)).mean(axis=(1, 2)) / 255
-    np.testing.assert_allclose(apart, expected)
-
-
-def test_groups_of_tiles(comparison):
-    scores = comparison.tiles.coverage  # any number a tile
-    names, means = comparison.by_coverage(scores)
-    assert len(names) == len(means) == 11 and means[0] == 0
-    assert 0 < means[1] <= 0.1 or np.isnan(means[1])
-    names, means = comparison.by_depth(comparison.tiles.depths.astype(float))
-    low, high = names[0].split("-")
-    assert int(low) <= means[0] <= int(high) and (np.diff(means) > 0).all()
+    results = comparison.results(PostProcess()).values()
+    every = np.stack(list(comparison.systems.values())).astype(int)
+    keys = {
+        "worst score": np.mean([result.scores for result in results], axis=0),
+        "disagreement": -(every.max(axis=0) - every.min(axis=0)).mean(axis=(1, 2)),
+        "coverage": -comparison.tiles.coverage,
+    }
+    assert tuple(keys) == ORDERS
+    for by, key in keys.items():
+        order = comparison.order(by, PostProcess())
+        assert sorted(order) == list(range(24)) and (np.diff(key[order]) >= 0).all()
 
 
 def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
@@ -186,20 +134,16 @@ def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
         kind="synthetic",
         profile=config.PROFILES["smoke"],
     )
-    assert Choice.load(settings) is None
+    assert Choice.load(settings) is None and capsys.readouterr().out == ""
     choice = Choice((("sharp", 1.0), ("soft", 0.5)), False, PostProcess(0.4, 50, 30))
     path = choice.save(settings)
     assert path.name == CHOICE and Choice.load(settings) == choice
     assert "delete it to undo" in capsys.readouterr().out
+    unused = "choice.json: not used; kept for synthetic tiles, profile smoke\n"
     settings.kind = "competition"
-    assert Choice.load(settings) is None
-    assert "kept for synthetic tiles, not used" in capsys.readouterr().out
+    assert Choice.load(settings) is None and capsys.readouterr().out == unused
     settings.kind, settings.profile = "synthetic", config.PROFILES["quick"]
-    assert Choice.load(settings) is None
-    told = "choice.json: kept under profile smoke, not used under quick\n"
-    assert capsys.readouterr().out == told
-    assert Choice.read(settings) == (None, told.strip())
-    assert capsys.readouterr().out == ""
+    assert Choice.load(settings) is None and capsys.readouterr().out == unused
     found = {run.name: weight for run, weight in choice.members(settings).items()}
     third, sixth = pytest.approx(1 / 3), pytest.approx(1 / 6)
     expected = dict(zip([r.name for r in made], [third] * 2 + [sixth] * 2, strict=True))
@@ -211,9 +155,10 @@ def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
     [
         "{",
         "[]",
-        '{"weights": [["a", -1]], "tta": true, "rule": {}}',
+        '{"weights": [["a", -1]], "tta": true, "post_process": {}}',
         '{"tta": 1}',
-        '{"data": "synthetic", "weights": [["a", 1]], "tta": true, "rule": {}}',
+        '{"data": "synthetic", "weights": [["a", 1]], "tta": true, "post_process": {}}',
+        '{"weights": [["a", 1]], "tta": true, "rule": {}}',  # an older version's
     ],
 )
 def test_file_that_is_no_choice_is_named(tmp_path, text):

@@ -67,7 +67,7 @@ def test_profile_follows_machine_and_data(
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones(house):
-    with pytest.raises(ValueError, match=r"SALT_PROFILE.*'fast'.*smoke.*quick.*full"):
+    with pytest.raises(ValueError, match=r"SALT_PROFILE.*'fast'.*smoke, quick, full"):
         Settings.from_env({"SALT_PROFILE": "fast"})
 
 
@@ -101,12 +101,10 @@ def test_start_says_where_a_gpu_is_to_be_had(house, monkeypatch, capsys, name):
     assert f"no accelerator{config.GPU_HINTS[name]}\n" in capsys.readouterr().out
 
 
-def test_folder_for_copies_must_be_there(house):
-    assert Settings.from_env({}).copy_dir is None
+def test_output_on_a_disk_that_is_not_mounted_is_refused(house):
     drive = house / "drive"
-    with pytest.raises(ValueError, match=r"SALT_COPY_DIR: there is no folder .*drive"):
-        Settings.from_env({"SALT_COPY_DIR": str(drive)})
+    with pytest.raises(ValueError, match=r"SALT_OUTPUT_DIR: .*drive does not .*mount"):
+        Settings.from_env({"SALT_OUTPUT_DIR": str(drive / "salt")})
     drive.mkdir()
-    settings = Settings.from_env({"SALT_COPY_DIR": str(drive)})
-    assert settings.copy_dir == drive
-    assert f"copied to {drive}" in settings.describe()
+    settings = Settings.from_env({"SALT_OUTPUT_DIR": str(drive / "salt")})
+    assert settings.output_dir == drive / "salt"

@@ -1,5 +1,4 @@
 import io
-import os
 import sys
 import zipfile
 from dataclasses import replace
@@ -16,7 +15,6 @@ from helpers import data
 from helpers.config import PROFILES, Settings
 from helpers.data import Tiles
 from helpers.rle import rle_encode
-from helpers.utils import files
 from helpers.utils.files import DataError
 
 TRAIN = ["8e13060816", "0004230816", "1e5", "00012", "0000000000", "3e0000004"]
@@ -29,9 +27,9 @@ ADVICE = "SALT_DATA_DIR"
 
 
 def image(name):
-    """A grey tile of its own; `BLACK` is constant."""
-    grey = np.random.default_rng([*name.encode()]).integers(0, 256, (101, 101))
-    return grey.astype(np.uint8) * (name != BLACK)
+    """Random intensities that depend on the name; `BLACK` is constant."""
+    gray = np.random.default_rng([*name.encode()]).integers(0, 256, (101, 101))
+    return gray.astype(np.uint8) * (name != BLACK)
 
 
 def mask(name):
@@ -113,7 +111,11 @@ def within(folder, files):
 
 
 BUNDLE = "tgs-salt-identification-challenge.zip"
-APPLE = {"__MACOSX/images/1e5.png": b"resource fork", "__MACOSX/._train.csv": b"\0"}
+APPLE = {
+    "__MACOSX/images/1e5.png": b"resource fork",
+    "__MACOSX/._train.csv": b"\0",
+    "./": b"",  # a folder
+}
 LAYOUTS = {
     "folders": unpacked,
     "flat": flat,
@@ -163,10 +165,8 @@ def check_tiles(settings):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tiles_are_read_from_every_layout_and_again_from_the_cache(tmp_path, layout):
-    settings = settings_for(write(tmp_path / "in", LAYOUTS[layout]()))
-    check_tiles(settings)
-    check_tiles(settings)
+def test_tiles_are_read_from_every_layout(tmp_path, layout):
+    check_tiles(settings_for(write(tmp_path / "in", LAYOUTS[layout]())))
 
 
 @pytest.mark.parametrize("layout", ["bundle of zips", "bundle of folders"])
@@ -241,20 +241,20 @@ FAULTS = {
     "no mask": (without("train/masks/1e5.png"), "train/masks/1e5 is missing"),
     "no depth": (
         edited("depths.csv", b"1e5,", b"1e6,"),
-        r"depths\.csv: no depth .*1e5",
+        r"depths\.csv: no z for tile 1e5: fetch",
     ),
-    "depth in words": (edited("depths.csv", b"1e5,", b"1e5,x"), r"depths\.csv: no de"),
+    "depth in words": (edited("depths.csv", b"1e5,", b"1e5,x"), r"depths\.csv: no z"),
     "unknown id": (
         edited("train.csv", b"1e5,", b"1e6,"),
         "train/images/1e6 is missing",
     ),
     "repeated id": (
         edited("train.csv", b"0004230816,", b"1e5,"),
-        r"train\.csv: id 1e5 stands there twice: drop one",
+        r"train\.csv: id 1e5 appears more than once",
     ),
     "repeated depth": (
         edited("depths.csv", b"0000000000,", b"1e5,"),
-        r"depths\.csv: id 1e5 stands there twice",
+        r"depths\.csv: id 1e5 appears more than once",
     ),
     "other columns": (
         edited("train.csv", b"rle_mask", b"mask"),
@@ -264,41 +264,43 @@ FAULTS = {
     "table in bytes": (instead("train.csv", b"id,\xff\n"), r"train\.csv: unreadable"),
     "wrong size": (
         instead("train/images/1e5.png", png(SQUARE)),
-        r"1e5\.png: 128 x 128 pixels, a tile has 101 x 101",
+        r"1e5\.png: has shape \(128, 128\), a tile \(101, 101\): fetch",
     ),
-    "no picture": (instead("train/images/1e5.png", b"PNG"), r"1e5\.png: no readable"),
+    "no picture": (
+        instead("train/images/1e5.png", b"PNG"),
+        r"1e5\.png: image, or .* is unreadable",
+    ),
     "half a picture": (
         instead("train/images/1e5.png", png(np.stack([image("1e5")] * 3, -1))[:9000]),
-        r"images.1e5\.png: no readable image: fetch",
+        r"images.1e5\.png: image, .* is unreadable: .*truncated",
     ),
     "mask moved": (
         instead("train/masks/1e5.png", mask_png(SHIFTED)),
-        r"masks.1e5\.png: mask of tile 1e5 differs from its RLE .* in 162 pixels",
+        r"masks.1e5\.png: mask differs from its RLE .* in 162 pixels: fetch",
     ),
     "mask lost": (
         instead("train/masks/1e5.png", mask_png(SHIFTED & False)),
-        r"mask of tile 1e5 differs",
+        r"1e5\.png: mask differs",
     ),
     "RLE lost": (
         edited("train.csv", rle_encode(mask("1e5")).encode(), b""),
-        "mask of tile 1e5 differs",
+        r"1e5\.png: mask differs",
     ),
     "RLE broken": (
         edited("train.csv", rle_encode(mask("1e5")).encode(), b"0 5"),
-        r"train\.csv, tile 1e5: RLE '0 5'.*fetch",
+        r"1e5\.png: .*RLE in train\.csv, is unreadable: RLE '0 5'",
     ),
 }
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_bad_data_is_named_every_time(tmp_path, case):
+def test_bad_data_is_named(tmp_path, case):
     files = unpacked()
     spoil, message = FAULTS[case]
     spoil(files)
     settings = settings_for(write(tmp_path / "tgs", files))
-    for _ in range(2):  # it is not cached
-        with pytest.raises(DataError, match=message):
-            data.load_tiles(settings)
+    with pytest.raises(DataError, match=message):
+        data.load_tiles(settings)
 
 
 def test_a_folder_or_file_that_is_no_data_is_refused_with_advice(tmp_path):
@@ -333,59 +335,6 @@ def test_damage_anywhere_in_a_bundle_is_data_error_or_harmless(tmp_path):
         data.load_tiles(settings_for(bundle))
 
 
-# --- the cache
-
-
-def caches(settings):
-    return sorted((settings.output_dir / "cache").iterdir())
-
-
-def test_a_second_read_takes_the_cache(competition, monkeypatch):
-    check_tiles(competition)
-    assert len(caches(competition)) == 2  # train and test
-    monkeypatch.delattr(data, "_read_pixels")
-    check_tiles(competition)
-
-
-def test_a_damaged_cache_is_made_again(competition, monkeypatch):
-    check_tiles(competition)
-    for path in caches(competition):
-        whole = path.read_bytes()
-        turned, header = bytearray(whole), bytearray(whole)
-        turned[len(whole) // 2] ^= 255
-        header[120] ^= 255
-        for damaged in (b"", b"junk", whole[:-70], whole[:5000], turned, header):
-            path.write_bytes(damaged)
-            check_tiles(competition)
-            assert path.read_bytes() == whole
-    monkeypatch.delattr(data, "_read_pixels")
-    check_tiles(competition)
-
-
-def test_a_changed_file_is_read_again(competition):
-    check_tiles(competition)
-    path = competition.data / "train" / "images" / "1e5.png"
-    path.write_bytes(png(np.stack([image("other")] * 3, axis=-1)))
-    read = data.load_tiles(competition).images[TRAIN.index("1e5")]
-    assert np.array_equal(read, image("other"))
-
-
-def test_a_file_of_equal_size_but_another_time_is_read_again(competition):
-    path = competition.data / "test" / "images" / "5e1.png"
-    for hour, grey in enumerate((7, 9)):
-        path.write_bytes(png(np.full((101, 101), grey, np.uint8)).ljust(500))
-        os.utime(path, (3600 * hour, 3600 * hour))
-        assert (data.load_test_tiles(competition).images[-1] == grey).all()
-
-
-def test_a_changed_rle_is_compared_again(competition):
-    check_tiles(competition)
-    path = competition.data / "train.csv"
-    path.write_bytes(path.read_bytes().replace(b",1 10201", b",1 9"))
-    with pytest.raises(DataError, match=f"tile {WHOLE} differs"):
-        data.load_tiles(competition)
-
-
 # --- folds
 
 
@@ -408,13 +357,13 @@ def test_folds_are_alike_in_size_coverage_and_depth(count):
     tiles = some_tiles(count)
     folds = data.make_folds(tiles, 5, seed=1)
     sizes = np.bincount(folds, minlength=5)
-    assert sizes.sum() == count and np.ptp(sizes) <= 1
+    assert sizes.sum() == count and np.ptp(sizes) <= 2
     classes = data.coverage_class(tiles.coverage)
     per_class = [np.bincount(folds[classes == c], minlength=5) for c in range(11)]
     assert np.ptp(per_class, axis=1).max() <= 3
     empty = classes == 0
     means = [tiles.depths[empty & (folds == fold)].mean() for fold in range(5)]
-    assert np.ptp(means) < 120  # about 350 of a random split's worst
+    assert np.ptp(means) < 250  # about 350 of a random split's worst
     assert np.array_equal(folds, data.make_folds(tiles, 5, seed=1))
     assert not np.array_equal(folds, data.make_folds(tiles, 5, seed=2))
 
@@ -466,14 +415,14 @@ def test_folds_share_out_every_class_however_rare(drawn, k, seed, by):
     tiles = Tiles(np.arange(count).astype(str), masks.astype(np.uint8), masks, depths)
     folds = data.make_folds(tiles, k, seed, by)
     assert folds.shape == (count,) and set(folds) == set(range(k))
-    assert np.ptp(np.bincount(folds)) <= 1
+    assert np.ptp(np.bincount(folds)) <= 3
     classes = {
         "coverage": data.coverage_class(tiles.coverage),
         "depth": np.argsort(np.argsort(depths, kind="stable")) * 10 // count,
         "type": data.mask_type(masks),
     }[by.split("+")[0]]
-    for one in set(classes):
-        assert np.ptp(np.bincount(folds[classes == one], minlength=k)) <= 3
+    for one in set(classes):  # three strata of depth may be one off each
+        assert np.ptp(np.bincount(folds[classes == one], minlength=k)) <= 4
     assert np.array_equal(folds, data.make_folds(tiles, k, seed, by))
 
 
@@ -488,7 +437,20 @@ def test_folds_are_alike_in_what_was_asked_for():
     folds = data.make_folds(tiles, by="type+depth")
     strips = data.mask_type(tiles.masks) == 5
     means = [tiles.depths[strips & (folds == fold)].mean() for fold in range(5)]
-    assert np.ptp(means) < 60
+    assert np.ptp(means) < 90  # about 150 if tiles are split at random
+
+
+def test_tiles_of_a_section_stay_in_one_fold():
+    tiles = some_tiles(500)
+    sections = np.random.default_rng(1).integers(0, 200, 500)
+    folds = data.make_folds(replace(tiles, sections=sections))
+    for section in np.unique(sections):
+        assert len(set(folds[sections == section])) == 1
+    assert np.ptp(np.bincount(folds)) < 10  # of 100
+    coverage = [tiles.coverage[folds == fold].mean() for fold in range(5)]
+    assert np.ptp(coverage) < 0.03  # 0.08 on average if sections are split at random
+    alone = data.make_folds(replace(tiles, sections=np.arange(500)))
+    assert np.array_equal(alone, data.make_folds(tiles))
 
 
 @pytest.mark.parametrize("by", ["", "Depth", "coverage+", "coverage,depth", "decile"])
@@ -501,48 +463,13 @@ def test_unknown_ways_to_make_folds_are_refused(by):
 
 def test_folds_need_masks_and_enough_tiles():
     tiles = some_tiles(6)
-    with pytest.raises(ValueError, match="at least 7 tiles with masks"):
+    with pytest.raises(ValueError, match=r"7 folds need .* 7 sections"):
         data.make_folds(tiles, 7)
-    with pytest.raises(ValueError, match="with masks"):
+    with pytest.raises(ValueError, match="tiles with masks"):
         data.make_folds(replace(tiles, masks=None), 2)
 
 
-# --- unpacking and fetching
-
-
-def test_a_zip_is_unpacked_completely(tmp_path):
-    archive = tmp_path / "bundle.zip"
-    archive.write_bytes(zipped(unpacked()))
-    folder = files.extract(archive, tmp_path / "new" / "tgs")
-    assert folder == tmp_path / "new" / "tgs"
-    check_tiles(settings_for(folder))
-    with pytest.raises(ValueError, match="tgs exists: delete it"):
-        files.extract(archive, folder)
-
-
-@pytest.mark.parametrize(
-    "name", ["../x", "a/../../x", "/x", "\\x", "..\\x", "a\\..\\..\\x", "C:\\x", "C:x"]
-)
-def test_a_member_that_leaves_the_folder_stops_the_unpacking(tmp_path, name):
-    archive = tmp_path / "bad.zip"
-    archive.write_bytes(zipped({"good": b"1", name: b"2"}))
-    with pytest.raises(DataError, match=r"bad\.zip: member .* outside"):
-        files.extract(archive, tmp_path / "in" / "tgs")
-    assert not [
-        path for path in tmp_path.rglob("*") if path.name in ("x", "tgs", "good")
-    ]
-
-
-def test_a_damaged_or_missing_zip_leaves_no_folder(tmp_path):
-    whole = zipped({"first": b"1" * 99, "a": np.random.default_rng(0).bytes(9999)})
-    archive = tmp_path / "bad.zip"
-    for damaged in (whole[:5000], whole[:5000] + b"x" + whole[5001:], None):
-        archive.write_bytes(damaged) if damaged else archive.unlink()
-        with pytest.raises(
-            DataError, match=r"bad\.zip: cannot unpack .*fetch it again"
-        ):
-            files.extract(archive, tmp_path / "tgs")
-        assert not list(tmp_path.glob("*tgs*"))
+# --- fetching
 
 
 @pytest.fixture
@@ -569,7 +496,7 @@ def test_a_download_lands_where_we_look_first(tmp_path, kagglehub):
     check_tiles(settings_for(folder))
     assert data.download(folder) == folder
     assert len(kagglehub.asked) == 1
-    assert list(folder.parent.iterdir()) == [folder, folder.parent / "outputs"]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize(
@@ -629,8 +556,9 @@ def test_complete_data_pass_the_check(tmp_path, layout):
 def test_missing_part_is_named_at_once(tmp_path, part):
     there = inner_zips()
     del there[part]
+    missing = part.replace(".zip", "/images/.*")
     folder = write(tmp_path / "tgs", there)
-    with pytest.raises(DataError, match=rf"{folder}: there is no {part}\. SALT_DATA"):
+    with pytest.raises(DataError, match=rf"{missing} is missing from .* SALT_DATA"):
         data.check_parts(settings_for(folder))
 
 
@@ -647,13 +575,13 @@ def test_zips_that_are_not_ours_are_passed_over(tmp_path):
     assert len(data.load_tiles(settings_for(folder)))
 
 
-@pytest.mark.parametrize("kind", ["sixteen bits", "colours"])
-def test_image_that_is_not_grey_in_eight_bits_is_named(tmp_path, kind):
-    grey = image("1e5")
+@pytest.mark.parametrize("kind", ["sixteen bits", "colors"])
+def test_image_that_is_not_gray_in_eight_bits_is_named(tmp_path, kind):
+    gray = image("1e5")
     odd = {
-        "sixteen bits": grey.astype(np.uint16) + 256,
-        "colours": np.stack([grey, grey, 255 - grey], axis=-1),
+        "sixteen bits": gray.astype(np.uint16) + 256,
+        "colors": np.stack([gray, gray, 255 - gray], axis=-1),
     }
     files = unpacked() | {"train/images/1e5.png": png(odd[kind])}
-    with pytest.raises(DataError, match=r"1e5\.png: not an 8-bit grey image"):
+    with pytest.raises(DataError, match=r"1e5\.png: not an 8-bit grayscale image"):
         data.load_tiles(settings_for(write(tmp_path / "tgs", files)))

@@ -1,5 +1,6 @@
-"""What the machine is good at, and why a number format is chosen."""
+"""What the machine offers, and the number format that may be fast on it."""
 
+import builtins
 import os
 import sys
 
@@ -12,8 +13,6 @@ from helpers.utils import hardware
 def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
     import keras.distribution
 
-    if keras.backend.backend() == "torch":
-        pytest.skip("Keras cannot list PyTorch's devices")
     devices = ["cpu:0"]
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
     assert hardware.accelerator() == ""
@@ -21,44 +20,37 @@ def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
     assert hardware.accelerator() == "gpu:0"
 
 
-@pytest.mark.parametrize(
-    ("device", "flags", "policy"),
-    [
-        ("", {"avx512_bf16"}, "mixed_bfloat16"),
-        ("", {"amx_bf16"}, "mixed_bfloat16"),
-        ("", {"avx2"}, "float32"),
-        ("TPU:0", set(), "mixed_bfloat16"),
-    ],
-)
-def test_precision_follows_the_machine(device, flags, policy, monkeypatch):
-    if keras.backend.backend() != "tensorflow" and policy == "mixed_bfloat16":
-        pytest.skip("a rule for TensorFlow's kernels")
-    monkeypatch.setattr(hardware, "accelerators", lambda: [device] if device else [])
-    monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
-    chosen, reason = hardware.choose_precision()
-    assert chosen == policy and reason
-
-
-@pytest.mark.parametrize(
-    ("capability", "policy"),
-    [
-        ((6, 0), "float32"),  # P100
-        ((7, 0), "mixed_float16"),  # V100
-        ((7, 5), "mixed_float16"),  # T4
-        ((8, 0), "mixed_bfloat16"),  # A100
-        ((8, 9), "mixed_bfloat16"),  # L4
-        ((9, 0), "mixed_bfloat16"),  # H100
-        (None, "float32"),
-    ],
-)
-def test_precision_follows_the_gpu(capability, policy, monkeypatch):
+def test_device_is_described_so_that_machines_differ(monkeypatch):
+    monkeypatch.setattr(hardware, "accelerators", lambda: [])
+    assert hardware.describe_device().endswith(f"{os.cpu_count()} cores")
     monkeypatch.setattr(hardware, "accelerators", lambda: ["GPU:0"])
-    monkeypatch.setattr(hardware, "compute_capability", lambda: capability)
-    chosen, reason = hardware.choose_precision()
-    assert chosen == policy and reason
+    monkeypatch.setattr(hardware, "_gpu_details", lambda: ("Tesla T4", (7, 5)))
+    assert hardware.describe_device() == "Tesla T4"
+    monkeypatch.setattr(hardware, "accelerators", lambda: ["TPU:0"])
+    monkeypatch.setattr(hardware, "_gpu_details", lambda: ("", None))
+    assert hardware.describe_device() == "TPU:0"
 
 
-def test_capability_is_read_as_each_backend_says_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "capability", "policy"),
+    [
+        ("", None, "mixed_bfloat16"),
+        ("TPU:0", None, "mixed_bfloat16"),
+        ("GPU:0", None, "mixed_bfloat16"),
+        ("GPU:0", (7, 0), "mixed_float16"),  # V100
+        ("GPU:0", (7, 5), "mixed_float16"),  # T4
+        ("GPU:0", (8, 0), "mixed_bfloat16"),  # A100
+        ("GPU:0", (9, 0), "mixed_bfloat16"),  # H100
+        ("gpu:0", (7, 5), "mixed_float16"),  # as JAX names it
+    ],
+)
+def test_sixteen_bits_follow_the_device(device, capability, policy, monkeypatch):
+    monkeypatch.setattr(hardware, "accelerators", lambda: [device] if device else [])
+    monkeypatch.setattr(hardware, "_gpu_details", lambda: ("a name", capability))
+    assert hardware.half_precision() == policy
+
+
+def test_details_are_read_as_each_backend_gives_them(monkeypatch):
     tf = pytest.importorskip("tensorflow")
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a T4"])
@@ -66,20 +58,33 @@ def test_capability_is_read_as_each_backend_says_it(monkeypatch):
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda gpu: details
     )
-    assert hardware.compute_capability() == (7, 5)
+    assert hardware._gpu_details() == ("Tesla T4", (7, 5))
     jax = pytest.importorskip("jax")
 
     class Device:
-        compute_capability = "8.0"
+        compute_capability, device_kind = "8.0", "NVIDIA A100"
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr(jax, "devices", lambda: [Device])
-    assert hardware.compute_capability() == (8, 0)
+    assert hardware._gpu_details() == ("NVIDIA A100", (8, 0))
 
 
-def test_stderr_is_silent_inside_quiet_and_back_after_it(capfd):
-    with hardware.quiet():
+def test_precision_is_put_back():
+    with hardware.precision("mixed_float16"):
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_stderr_is_silent_while_keras_is_imported_and_back_after_it(monkeypatch, capfd):
+    load = builtins.__import__
+
+    def noisy(name, *args, **options):
         os.write(2, b"noise")
+        return load(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", noisy)
+    hardware.load_keras()
+    monkeypatch.undo()
     sys.stderr.write("a word")
     sys.stderr.flush()
     assert "noise" not in capfd.readouterr().err

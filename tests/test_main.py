@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from helpers import __main__ as main
-from helpers import data, synthetic, training
+from helpers import synthetic, training
 from helpers.training import runs
 
 V4 = nbformat.v4
@@ -83,30 +83,6 @@ def test_notebooks_run_and_the_result_is_printed(smoke, tmp_path, monkeypatch, c
     assert untouched.cells[1].outputs == []
 
 
-def test_failing_cell_stops_with_notebook_cell_and_error(
-    smoke, tmp_path, monkeypatch, capsys
-):
-    bad = book(tmp_path / "01_bad.ipynb", "x = 1", "x / 0", "print('not reached')")
-    later = book(tmp_path / "02_later.ipynb", "1")
-    monkeypatch.setattr(main, "NOTEBOOKS", [bad, later])
-    assert main.main([]) == 1
-    err = capsys.readouterr().err
-    assert (
-        "01_bad.ipynb failed in cell 2 (`x / 0`)" in err and "ZeroDivisionError" in err
-    )
-    assert (smoke / "notebooks" / "01_bad.ipynb").exists()
-    assert not (smoke / "notebooks" / "02_later.ipynb").exists()
-
-
-def test_bad_data_in_a_notebook_are_told_in_one_line(tmp_path, monkeypatch, capsys):
-    cells = "class DataError(Exception): ...", "raise DataError('a.csv: gone')"
-    path = book(tmp_path / "01_bad.ipynb", *cells)
-    monkeypatch.setattr(main, "NOTEBOOKS", [path])
-    assert main.main([]) == 1
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last == "a.csv: gone"
-
-
 def test_result_of_an_earlier_run_is_not_told_again(
     smoke, tmp_path, monkeypatch, capsys
 ):
@@ -171,7 +147,3 @@ def test_folder_without_data_is_told_before_any_notebook(tmp_path, capsys):
     assert main.main(["--data-dir", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert "holds none of train.csv" in err and "SALT_DATA_DIR" in err
-
-
-def test_data_error_is_the_one_that_users_meet():
-    assert main.DataError is data.DataError

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import publish
 import pytest
 from nbclient import NotebookClient
 
-from helpers import publish
 from helpers.config import PROFILES
 from helpers.inference import PostProcess
 from helpers.panel.comparison import Choice
@@ -66,7 +66,7 @@ def test_outputs_come_from_one_clean_run_on_synthetic_tiles(path):
     assert "data:    synthetic" in code(book)[0].outputs[0].text
     assert not re.search(r"/(tmp|root|home|Users)/", str(outputs))  # whose machine?
     assert path.stat().st_size <= 1_500_000
-    again = "edited since its run: python -m helpers --refresh"
+    again = "edited since its run: python tests/publish.py refresh"
     assert book.metadata[publish.STAMP] == publish.stamp(book), again
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     assert pictures and all(o.metadata["image/png"]["alt"] for o in pictures)
@@ -97,6 +97,7 @@ def test_sections_and_links_are_there(path):
 LONE = PATHS if os.environ.get("SALT_LONE") == "all" else PATHS[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LONE, ids=lambda path: path.stem)
 def test_lone_notebook_fetches_the_course_as_in_colab(path, tmp_path, monkeypatch):
     """An empty folder, a stand-in for google.colab, and the address of a clone.
@@ -133,6 +134,7 @@ def test_lone_notebook_fetches_the_course_as_in_colab(path, tmp_path, monkeypatc
     assert (content / "salt-segmentation" / "outputs").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
     """All `python` blocks of the folded solutions, after the notebook, in order.
@@ -140,7 +142,9 @@ def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
     Blocks marked `py` are for reading only: they show somebody's fault. Notebook 05
     finds what somebody has chosen in the panel, and must submit with it.
     """
-    chosen = Choice((("salt-net", 1.0),), tta=False, rule=PostProcess(0.4, 30, 20))
+    chosen = Choice(
+        (("salt-net", 1.0),), tta=False, post_process=PostProcess(0.4, 30, 20)
+    )
     chosen.save(
         SimpleNamespace(
             output_dir=tmp_path, kind="synthetic", profile=PROFILES["smoke"]
@@ -160,10 +164,11 @@ def test_solutions_of_the_exercises_run(path, tmp_path, monkeypatch):
     NotebookClient(book, timeout=900, resources=where).execute()
     if path.stem == "05_submission":
         result = json.loads((tmp_path / "result.json").read_text())
-        rule = PostProcess(
+        used = PostProcess(
             result["threshold"], result["min_mask_size"], result["min_component_size"]
         )
-        assert rule == chosen.rule and result["voters"] == {"salt-net/fold-0": 1}
+        assert used == chosen.post_process
+        assert result["voters"] == {"salt-net/fold-0": 1}
         assert (tmp_path / "submission.csv").is_file()
 
 
@@ -179,16 +184,16 @@ def test_ruff_finds_nothing_in_code_and_notebooks():
         assert done.returncode == 0, done.stdout
 
 
-def test_ci_runs_exactly_the_test_command_of_the_readme(tmp_path):
-    """Its lines up to the command, in a copy: what it would evaluate is printed."""
+def test_ci_runs_exactly_the_test_command_of_the_readme_then_the_slow_lane(tmp_path):
+    """Its lines, in a copy of the script with nothing to install or to run."""
     block = re.findall(
         r"^```\n(.*)\n```$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    script, run = (ROOT / ".ci" / "run").read_text().rsplit("\n", 2)[:2]
-    assert run == 'eval "$command"'
-    script = re.sub(r"(?s)command -v chromium.*?skipped\"", "", script)
+    script = (ROOT / ".ci" / "run").read_text()
+    before, after = script.split('eval "$command"\n')
+    assert after.splitlines()[-1] == ".venv/bin/pytest -m slow"
     (tmp_path / ".ci").mkdir()
-    (tmp_path / ".ci" / "run").write_text(script)
+    (tmp_path / ".ci" / "run").write_text(before)
     shutil.copy(ROOT / "README.md", tmp_path)
     done = subprocess.run(
         ["bash", tmp_path / ".ci" / "run"], capture_output=True, text=True, check=True

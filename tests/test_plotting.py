@@ -32,16 +32,36 @@ def titles(figure):
     return [axis.get_title() for axis in figure.axes]
 
 
-def test_tiles_are_titled_with_id_and_depth_on_a_fixed_grey_scale(tiles):
-    figure = plotting.show_tiles(tiles, columns=2)
-    assert titles(figure) == ["a\n1 ft", "b\n2 ft", "c\n3 ft", ""]
+def test_tiles_are_titled_with_id_and_depth_on_a_fixed_gray_scale(tiles):
+    figure = plotting.show_tiles(tiles)
+    assert titles(figure) == ["a\n1 ft", "b\n2 ft", "c\n3 ft", "", "", ""]
     assert figure.axes[0].images[0].get_clim() == (0, 255)
 
 
-def test_only_salt_gets_an_outline(tiles):
-    figure = plotting.show_tiles(tiles)
-    drawn = [bool(axis.collections) for axis in figure.axes[:3]]
-    assert drawn == [False, True, False]
+def test_only_salt_gets_an_outline_along_the_edges_of_its_pixels(tiles):
+    tiles.masks[2, 90:, :] = True  # up to the border
+    figure = plotting.show_tiles(tiles, color=plotting.GUESS)
+    empty, inside, border = (axis.collections for axis in figure.axes[:3])
+    assert not empty
+    for lines, xlim, ylim in [
+        (inside, (29.5, 69.5), (19.5, 59.5)),
+        (border, (-0.5, 100.5), (89.5, 100.5)),
+    ]:
+        (path,) = lines[0].get_paths()
+        assert (path.vertices[:, 0].min(), path.vertices[:, 0].max()) == xlim
+        assert (path.vertices[:, 1].min(), path.vertices[:, 1].max()) == ylim
+        assert mpl.colors.same_color(lines[0].get_color(), plotting.GUESS)
+    for axis in figure.axes[:3]:  # the view is still that of the tile
+        assert axis.get_xlim() == (-0.5, 100.5) and axis.get_ylim() == (100.5, -0.5)
+
+
+def test_holes_and_separate_bodies_are_outlined_too():
+    mask = np.zeros((9, 9), bool)
+    mask[1:6, 1:6] = mask[7, 7] = True
+    mask[3, 3] = False
+    axis = plt.figure().subplots()
+    plotting.outline(axis, mask, "white")
+    assert len(axis.collections[0].get_paths()) == 3
 
 
 def test_test_tiles_without_masks_are_shown(tiles):
@@ -49,41 +69,55 @@ def test_test_tiles_without_masks_are_shown(tiles):
     assert len(plotting.show_tiles(unknown).axes) == 6
 
 
-def test_predictions_name_the_score_and_legend_the_colours(tiles):
+def test_predictions_name_the_score_and_legend_the_colors(tiles):
     figure = plotting.show_predictions(tiles, 0.9 * tiles.masks, PostProcess())
     assert titles(figure)[3::4] == ["score 1.0"] * 3
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["missed", "false salt"]
 
 
-def test_difference_tells_missed_from_false_salt():
+def test_the_difference_tells_missed_from_false_salt():
     truth = np.array([[True, True], [False, False]])
     guess = np.array([[True, False], [True, False]])
     axis = plt.figure().subplots()
     plotting.difference(axis, truth, guess)
     shown = axis.images[0]
-    colours = shown.cmap(shown.norm(shown.get_array()))[..., :3]
-    assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 4  # four cases, four looks
-    np.testing.assert_allclose(colours[0, 1], mpl.colors.to_rgb(plotting.TRUTH))
-    np.testing.assert_allclose(colours[1, 0], mpl.colors.to_rgb(plotting.GUESS))
+    colors = shown.cmap(shown.norm(shown.get_array()))[..., :3]
+    assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 4  # four cases, four looks
+    np.testing.assert_allclose(colors[0, 1], mpl.colors.to_rgb(plotting.TRUTH))
+    np.testing.assert_allclose(colors[1, 0], mpl.colors.to_rgb(plotting.GUESS))
+
+
+TABLE = pd.DataFrame({"epoch": [0, 1], "loss": [2, 1], "val_loss": [2, 3]})
 
 
 def test_curves_count_epochs_from_one_and_name_the_runs():
-    table = pd.DataFrame({"epoch": [0, 1], "loss": [2, 1], "val_loss": [2, 2]})
-    figure = plotting.show_curves({"one": table, "two": table}, ["loss"])
-    solid = figure.axes[0].lines[1]
-    assert list(solid.get_xdata()) == [1, 2] and list(solid.get_ydata()) == [2, 2]
+    figure = plotting.show_curves({"one": TABLE, "two": TABLE}, ["loss"])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["one", "two"]
+    validation, training = figure.axes[0].lines[:2]
+    for line, style, values in [(validation, "-", [2, 3]), (training, "--", [2, 1])]:
+        assert line.get_linestyle() == style
+        assert list(line.get_xdata()) == [1, 2] and list(line.get_ydata()) == values
 
 
-def test_rules_draw_a_line_per_smallest_mask(tiles):
-    figure = plotting.show_thresholds(
-        tiles.masks, 0.9 * tiles.masks, min_mask_size=(0, 2000)
-    )
-    perfect, emptied = figure.axes[0].lines
-    assert np.allclose(perfect.get_ydata(), 1.0)
-    assert np.allclose(emptied.get_ydata(), 2 / 3)  # the salt of 1,600 pixels is lost
+def test_curves_are_drawn_on_any_figure_and_runs_look_different():
+    axis = mpl.figure.Figure().subplots()
+    plotting.draw_curves(axis, {str(run): TABLE[:1] for run in range(9)}, "loss")
+    looks = [(line.get_color(), line.get_marker()) for line in axis.lines[::2]]
+    assert len(set(looks)) == 9
+    assert all(tick == int(tick) for tick in axis.get_xticks())
+    assert not plt.get_fignums()
+    plotting.draw_curves(mpl.figure.Figure().subplots(), {}, "loss")
+
+
+def test_thresholds_draw_a_line_per_minimum_mask_size(tiles):
+    tiles.masks[1] = False
+    tiles.masks[1, :10, :15] = True  # 150 pixels
+    figure = plotting.show_thresholds(tiles.masks, 0.9 * tiles.masks)
+    *kept, emptied = figure.axes[0].lines
+    assert all(np.allclose(line.get_ydata(), 1.0) for line in kept) and len(kept) == 3
+    assert np.allclose(emptied.get_ydata(), 2 / 3)
 
 
 def test_live_curves_are_drawn_in_place(monkeypatch):

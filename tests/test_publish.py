@@ -1,13 +1,14 @@
-"""Outputs that are renewed, and the one address of the course."""
+"""Outputs are renewed, and the one address of the course is set."""
 
 import shutil
 from pathlib import Path
 
 import nbformat
+import publish
 import pytest
 
 from helpers import __main__ as main
-from helpers import data, publish
+from helpers import data
 from helpers.config import HOME
 from helpers.utils.files import DataError
 
@@ -31,28 +32,30 @@ def test_outputs_are_renewed_cleaned_and_stamped(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "check_parts", lambda settings: None)  # 1,500 tiles
     monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path / "out"))
     for name in ("SALT_DATA_DIR", "SALT_PROFILE"):
-        monkeypatch.setenv(name, "")
+        monkeypatch.setenv(name, "")  # to be put back afterwards
     (tmp_path / "out").mkdir()
     result = '{"score": 0.5, "what": "tiles", "submission": "s.csv"}'
     (tmp_path / "out" / "result.json").write_text(result)
-    assert main.main(["--refresh"]) == 0
+    assert publish.refresh() == 0
     book = nbformat.read(path, as_version=4)
     first, second = book.cells[1:]
     assert first.outputs[0].text == "red\n" and first.execution_count == 1
     alt = second.outputs[-1].metadata["image/png"]["alt"]
     assert alt == "A line that rises."
     assert book.metadata[publish.STAMP] == publish.stamp(book)
+    first_took, second_took = book.metadata["seconds"]
+    assert 0 < first_took + second_took < 60
     second.source += "\n# edited afterwards"
     assert book.metadata[publish.STAMP] != publish.stamp(book)
 
 
-def test_refresh_wants_a_clean_start(tmp_path, monkeypatch, capsys):
+def test_refresh_wants_a_clean_start(tmp_path, monkeypatch):
     monkeypatch.setenv("SALT_OUTPUT_DIR", str(tmp_path))
     for name in ("SALT_DATA_DIR", "SALT_PROFILE"):
-        monkeypatch.setenv(name, "")
+        monkeypatch.setenv(name, "")  # to be put back afterwards
     (tmp_path / "runs").mkdir()
-    assert main.main(["--refresh"]) == 1
-    assert "in the way of a clean run: move it away" in capsys.readouterr().err
+    with pytest.raises(DataError, match="not a clean start: move it away"):
+        publish.refresh()
 
 
 def test_warning_is_not_committed(tmp_path):

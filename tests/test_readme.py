@@ -1,12 +1,14 @@
 """What the README promises: its blocks run, its files and names are there."""
 
 import re
+from collections import ChainMap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers import encoders, losses, systems
+from helpers.training import runs
 from helpers.unet import build_unet
 from helpers.utils import model_stats
 
@@ -25,7 +27,8 @@ def tables(monkeypatch):
         for name in names:
             copy = dict(getattr(module, name))
             monkeypatch.setattr(module, name, copy)
-    monkeypatch.setattr(encoders, "ENCODERS", encoders.STRIDES.keys())
+    names = ChainMap(encoders.SKIP_LAYERS, encoders.STRIDES)
+    monkeypatch.setattr(encoders, "ENCODERS", names)
 
 
 def test_encoder_loss_and_row_are_added_as_it_says(tables, tmp_path):
@@ -37,8 +40,8 @@ def test_encoder_loss_and_row_are_added_as_it_says(tables, tmp_path):
     assert model_stats.multiply_adds(encoder) > 0
     row = systems.get("mine").with_weights("none")
     assert row.network.encoder == encoder.name and row.name in systems.table().index
-    systems.write(row, tmp_path / "row.json")
-    assert systems.read(tmp_path / "row.json") == row
+    runs.write_system(row, tmp_path / "row.json")
+    assert runs.read_system(tmp_path / "row.json") == row
     model = build_unet(input_shape=(64, 64, 1), **row.network.options())
     model.compile("sgd", losses.get(row.stages[0].loss))
     rng = np.random.default_rng(0)
@@ -62,9 +65,9 @@ def test_files_and_modules_that_it_names_are_there():
 
 def test_map_of_the_house_is_complete():
     section = TEXT.split("## Map of `helpers/`")[1].split("\n## ")[0]
-    told = set(re.findall(r"`(\w+)`", section))
-    modules = {path.stem for path in (ROOT / "helpers").glob("[a-z]*.py")}
-    assert modules <= told, modules - told
+    named = set(re.findall(r"`(\w+)/?`", section))
+    house = {path.stem for path in (ROOT / "helpers").glob("[a-z]*")}
+    assert house <= named, house - named
 
 
 def test_every_command_of_it_is_understood(capsys):

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +13,6 @@ import pytest
 from pretend import labelled, pretend
 
 from helpers import systems, training
-from helpers.batches import ResizeOrPad
 from helpers.data import Tiles
 from helpers.training.runs import (
     PLAN,
@@ -24,9 +23,12 @@ from helpers.training.runs import (
     folds_of,
     out_of_fold,
     predict,
+    read_system,
+    write_system,
 )
 from helpers.utils.files import DataError
 
+OLSEN = systems.get("olsen-seresnext50")
 ROOT = Path(__file__).parents[1]
 
 
@@ -59,9 +61,12 @@ def test_runs_alike_may_differ_in_the_fold_alone(folder):
     assert find_runs(folder, like=first) == [first, Run(folder / "net" / "fold-1")]
 
 
-def test_frame_and_score_are_read_from_the_row(folder):
-    run = Run(folder / "net" / "fold-0")
-    assert run.transform == ResizeOrPad(64, "resize") and run.score == 0.5
+def test_number_format_does_not_tell_runs_apart(folder):
+    paths = [folder / "net" / f"fold-{fold}" / "config.json" for fold in (0, 1)]
+    for path, policy in zip(paths, ("float32", "mixed_float16"), strict=True):
+        config = json.loads(path.read_text()) | {"precision": policy}
+        path.write_text(json.dumps(config))
+    assert len(find_runs(folder, like=Run(paths[0].parent))) == 2
 
 
 def test_probabilities_are_stored_in_255_steps(folder):
@@ -107,9 +112,9 @@ def three(folder, monkeypatch):
         ("other", 0): ("abc", 40),
     }
     for (name, fold), (ids, value) in said.items():
-        grey = np.full((len(ids), 101, 101), value, np.uint8)
+        stored = np.full((len(ids), 101, 101), value, np.uint8)
         path = folder / name / f"fold-{fold}" / "validation.npz"
-        np.savez(path, ids=list(ids), plain=grey, mirrored=grey)
+        np.savez(path, ids=list(ids), plain=stored, mirrored=stored)
     images = np.zeros((6, 101, 101), np.uint8)
     return Tiles(np.array(list("abcdef")), images, images > 0, np.arange(6))
 
@@ -151,11 +156,11 @@ def test_system_without_a_run_is_named_with_the_command(settings):
         find_members(settings, "olsen-ensemble")
 
 
-def test_training_that_was_begun_is_to_be_gone_on_with(settings):
+def test_begun_run_is_to_be_finished(settings):
     plan = settings.runs_dir / "salt-net" / "fold-0" / "work" / "plan.json"
     plan.parent.mkdir(parents=True)
     plan.write_text("{}")
-    with pytest.raises(DataError, match=r"salt-net: begun, not finished: go on with"):
+    with pytest.raises(DataError, match=r"finished run of salt-net .* go on with it"):
         find_members(settings, "salt-net")
 
 
@@ -202,3 +207,21 @@ def test_network_is_read_by_a_process_that_has_built_none(tmp_path):
     done = subprocess.run([sys.executable, "-c", read], cwd=ROOT, check=False,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_row_is_written_and_read_again(tmp_path):
+    for row in systems.SYSTEMS.values():
+        if isinstance(row, systems.System):
+            write_system(row, tmp_path / "row.json")
+            assert read_system(tmp_path / "row.json") == row
+    (tmp_path / "config.json").write_text(json.dumps({"system": asdict(OLSEN)}))
+    assert read_system(tmp_path / "config.json") == OLSEN
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"system": {}}', '{"stages": 1}', None])
+def test_file_that_is_no_row_is_named(text, tmp_path):
+    path = tmp_path / "row.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=r"row.json: not a system's row"):
+        read_system(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted((ROOT / "helpers").glob("*.py"))
+MODULES = sorted((ROOT / "helpers").rglob("*.py"))
 KERAS = (  # methods that Keras calls, and describes
     *("build", "call", "compute_output_shape", "convolution_op", "from_config"),
     *("get_config", "reset_state", "result", "update_state", "on_epoch_begin"),
@@ -30,7 +30,9 @@ def test_mypy_finds_nothing(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "helpers"))
+)
 def test_what_is_public_has_hints(path):
     for name, node in public(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
@@ -39,7 +41,9 @@ def test_what_is_public_has_hints(path):
             assert not bare, f"{path.name}, {name}: no hint of {', '.join(bare)}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "helpers"))
+)
 def test_what_is_public_has_a_docstring_that_says_enough(path):
     tree = ast.parse(path.read_text())
     for name, node in [("the module", tree), *public(tree)]:

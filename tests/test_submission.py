@@ -1,5 +1,3 @@
-import gzip
-
 import numpy as np
 import pytest
 
@@ -18,35 +16,30 @@ def masks():
 GOOD = "id,rle_mask\n8e13060816,1 3\n0004230816,\n1e5,10201 1\n"
 
 
-@pytest.mark.parametrize("name", ["s.csv", "s.csv.gz"])
-def test_a_submission_is_written_checked_and_reproducible(tmp_path, name):
-    path = tmp_path / "new" / name
+def test_a_submission_is_written_checked_and_reproducible(tmp_path):
+    path = tmp_path / "new" / "s.csv"
     summary = write_submission(path, IDS, masks(), IDS[::-1])
     assert (summary.rows, summary.empty) == (3, 1)
     assert "3 tiles, 1 (33.3%) without salt" in str(summary)
-    content = path.read_bytes()
-    text = gzip.decompress(content) if name.endswith("gz") else content
-    assert text.decode() == GOOD
-    if name.endswith("gz"):
-        assert content[4:8] == bytes(4)  # no time of writing
-    other = tmp_path / "other" / name
+    assert path.read_bytes().decode() == GOOD
+    other = tmp_path / "other.csv"
     write_submission(other, np.array(IDS), masks() > 0)
-    assert other.read_bytes() == content
+    assert other.read_bytes().decode() == GOOD
     assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
     ("name", "ids", "stack", "expected", "fault"),
     [
-        ("s.txt", IDS, masks(), IDS, r"\.csv or \.csv\.gz"),
-        ("s.csv.zip", IDS, masks(), IDS, r"\.csv or \.csv\.gz"),
-        ("s.csv", IDS, masks()[:2], IDS, "3 ids need masks"),
-        ("s.csv", IDS, masks()[:, :100], IDS, "3 ids need masks"),
+        ("s.txt", IDS, masks(), IDS, r"ends in \.csv"),
+        ("s.csv.zip", IDS, masks(), IDS, r"ends in \.csv"),
+        ("s.csv", IDS, masks()[:2], IDS, r"shape \(2, 101, 101\), not \(3,"),
+        ("s.csv", IDS, masks()[:, :100], IDS, r"not \(3, 101, 101\)"),
         ("s.csv", IDS, masks() / 9, IDS, "threshold"),
         ("s.csv", IDS[:2], masks()[:2], IDS, "1 tiles are missing, e.g. 1e5"),
         ("s.csv", IDS, masks(), IDS[:2], "1 ids are no test tiles, e.g. 1e5"),
-        ("s.csv", ["a", "b", "a"], masks(), ["a", "b"], "tile a stands there twice"),
-        ("s.csv", ["a", "b", "a"], masks(), None, "tile a stands there twice"),
+        ("s.csv", ["a", "b", "a"], masks(), ["a", "b"], "a appears more than once"),
+        ("s.csv", ["a", "b", "a"], masks(), None, "a appears more than once"),
     ],
 )
 def test_nothing_is_written_when_the_arguments_are_wrong(
@@ -81,7 +74,7 @@ def test_what_kaggle_takes_is_taken(tmp_path, text):
 FAULTS = {
     "empty file": ("", "header"),
     "no header": (GOOD.split("\n", 1)[1], "header"),
-    "other header": (GOOD.replace("rle_mask", "mask"), "header 'id,mask'"),
+    "other header": (GOOD.replace("rle_mask", "mask"), "'mask'.*not id,"),
     "turned header": (GOOD.replace("id,rle_mask", "rle_mask,id"), "header"),
     "extra column": (GOOD.replace("\n", ",\n").replace("k,", "k,z"), "header"),
     "extra field": (GOOD.replace("1 3", "1 3,4"), "8e13060816: 3 fields"),
@@ -90,7 +83,7 @@ FAULTS = {
     "missing id": (GOOD.replace("0004230816,\n", ""), "missing, e.g. 0004230816"),
     "id as a number": (GOOD.replace("0004230816", "4230816"), "missing, e.g. 0004"),
     "unknown id": (GOOD + "abc,\n", "no test tiles, e.g. abc"),
-    "repeated id": (GOOD + "1e5,\n", "1e5 stands there twice"),
+    "repeated id": (GOOD + "1e5,\n", "1e5 appears more than once"),
     "open quote": (GOOD.replace("1 3", '"1 3'), "unreadable"),
 }
 MALFORMED = ["1", "1 2 3", "0 1", "1 0", "1 -1", "10201 2", "5 1 1 1", "1 3 2 1"]
@@ -110,18 +103,13 @@ def test_a_malformed_rle_is_refused_with_its_tile(tmp_path, text):
         check(tmp_path, GOOD.replace("1 3", text))
 
 
-def test_a_damaged_gz_or_a_missing_file_is_refused(tmp_path):
-    path = tmp_path / "s.csv.gz"
-    with pytest.raises(DataError, match="unreadable"):
+def test_a_damaged_or_missing_file_is_refused(tmp_path):
+    path = tmp_path / "s.csv"
+    with pytest.raises(DataError, match=r"s\.csv: unreadable"):
         check_submission(path, IDS)
-    write_submission(path, IDS, masks())
-    whole = path.read_bytes()
-    turned = bytearray(whole)
-    turned[10] = 255  # no such kind of block
-    for damaged in (whole[:-9], whole[:20], b"", GOOD.encode(), bytes(turned)):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"s\.csv\.gz: "):
-            check_submission(path, IDS)
+    path.write_bytes(GOOD.encode() + b"\xff")
+    with pytest.raises(DataError, match=r"s\.csv: unreadable .*write it again"):
+        check_submission(path, IDS)
 
 
 def test_constant_tiles_are_emptied_and_the_others_kept():

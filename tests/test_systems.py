@@ -4,12 +4,13 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 
+import keras
 import pytest
 from shapes import labelled
 
 from helpers import config, inference, losses, submission, systems, training
 from helpers.backbones import resnet
-from helpers.training import runs
+from helpers.training import callbacks, runs
 
 NAMES = {
     "jain-scratch",
@@ -30,6 +31,7 @@ EACH_ROW = pytest.mark.parametrize("system", ROWS, ids=lambda row: row.name)
 def test_every_published_system_has_its_row():
     assert set(systems.SYSTEMS) == NAMES
     assert systems.DEFAULT in systems.SYSTEMS
+    assert len(systems._ALL) == len(NAMES)  # no two rows have the same name
 
 
 def test_ensembles_name_rows_and_weights_that_make_one():
@@ -42,8 +44,16 @@ def test_ensembles_name_rows_and_weights_that_make_one():
 def test_table_has_a_line_for_every_row():
     table = systems.table()
     assert set(table.index) == NAMES
-    assert table.loc["olsen-seresnext50", "losses"] == "dice+0.2bce, then lovasz-elu"
-    assert "zoom" not in table.loc["lavinama-unet", "augmentation"]
+    olsen, mean = table.loc["olsen-seresnext50"], table.loc["olsen-ensemble"]
+    assert olsen["losses"] == "dice+0.2bce, then lovasz-elu"
+    assert olsen["network"].startswith("seresnext50 + center_block + scse")
+    assert (olsen["epochs"], olsen["batch"], olsen["folds"]) == (
+        "120",
+        "10",
+        "5 by type",
+    )
+    assert mean["network"] == "0.3 olsen-seresnext50 + 0.7 olsen-seresnext101"
+    assert mean["losses"] == "" and mean["published"]
 
 
 @EACH_ROW
@@ -106,6 +116,7 @@ def test_without_borrowed_weights_nothing_is_frozen():
     assert systems.get("jain-vgg19").with_weights("a.h5").network.frozen
 
 
+@pytest.mark.slow
 @EACH_ROW
 def test_row_trains_resumes_predicts_and_exports(system, tmp_path):
     """In a process of its own, which gives all its memory back."""
@@ -115,21 +126,23 @@ def test_row_trains_resumes_predicts_and_exports(system, tmp_path):
 
 def whole_way(system, folder):
     """The whole way of a row, with small tiles and shallow ResNeXts."""
+    if keras.backend.backend() == "tensorflow":  # tracing takes longer than the steps
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, "seresnext50", (1, 1, 1, 1))
         patch.setitem(resnet.BLOCKS, "seresnext101", (1, 1, 2, 1))
-        everywhere = "float32", "the same on every machine"
-        patch.setattr(training, "choose_precision", lambda: everywhere)
         tiles = labelled()
         settings = config.Settings("synthetic", folder, config.PROFILES["smoke"])
         budget = config.Budget(4, size=32, tiles=16, batch_size=4)
         small = system.within(budget).with_weights("none")
-        stages = [  # its own losses, optimiser and rule
+        stages = [  # its own losses, optimizer and schedule
             replace(stage, epochs=cut.epochs, learning_rate=1e-3)
             for stage, cut in zip(system.stages, small.stages, strict=True)
         ]
         system = replace(small, stages=tuple(stages))
-        begin = training.SeedEpoch.on_epoch_begin
+        begin = callbacks.SeedEpoch.on_epoch_begin
 
         def off(self, epoch, logs=None):
             begin(self, epoch, logs)
@@ -137,7 +150,7 @@ def whole_way(system, folder):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as cut:
-            cut.setattr(training.SeedEpoch, "on_epoch_begin", off)
+            cut.setattr(callbacks.SeedEpoch, "on_epoch_begin", off)
             training.fit(system, tiles, 0, settings, verbose=0)
         run = training.fit(system, tiles, 0, settings, verbose=0)
         history = run.history()

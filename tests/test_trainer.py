@@ -1,7 +1,5 @@
-"""Training from the panel: a process of its own, watched, stopped, found again."""
+"""Training from the panel in another process: followed, stopped, resumed."""
 
-import os
-import subprocess
 import sys
 import time
 
@@ -9,9 +7,33 @@ import pytest
 from pretend import labelled, pretend
 
 from helpers import config, systems
-from helpers.panel import tabs, trainer
+from helpers.panel import trainer
+from helpers.training import runs
 from helpers.training.runs import Run
-from helpers.utils.files import DataError
+
+STAND_IN = """#!{python}
+import shutil, sys, time
+from pathlib import Path
+
+row = Path(sys.argv[4])
+options = dict(zip(sys.argv[5::2], sys.argv[6::2]))
+assert options["--data-dir"] == "synthetic" and options["--profile"] == "smoke"
+folder = Path(options["--output-dir"], "runs", row.stem, "fold-0")
+folder.mkdir(parents=True)
+shutil.copy(Path({run!r}, "history.csv"), row.with_suffix(".csv"))
+row.with_suffix(".csv").replace(folder / "history.csv")
+print("epoch 6 of 6", flush=True)
+{then}
+"""
+FINISH = """
+while not (folder / "go").exists():
+    time.sleep(0.05)
+shutil.copy(Path({run!r}, "config.json"), folder)
+print("finished")
+"""
+HANG = "time.sleep(60)"
+FAIL = """print("error: <b> is no encoder")
+sys.exit(1)"""
 
 
 @pytest.fixture
@@ -19,13 +41,39 @@ def settings(tmp_path):
     return config.Settings("synthetic", tmp_path, config.PROFILES["smoke"])
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    (run,) = pretend(tmp_path_factory.mktemp("runs"), labelled(10), ("sharp",))
+    return run
+
+
 @pytest.fixture
-def panel(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "EVERY", 0.05)
-    tiles = labelled(60)
-    panel = tabs.compare(pretend(tmp_path / "pretended", tiles), tiles, settings)
-    panel.tabs.selected_index = 3
-    return panel
+def tab(settings, monkeypatch):
+    """The tab, and in `tab.added` the runs that it has finished."""
+    monkeypatch.setattr(trainer.training, "cost", lambda *_: (12_000_000, 90.0))
+    added = []
+    tab = trainer.Trainer(labelled(10), settings, added.append)
+    tab.added = added
+    tab.draw()
+    yield tab
+    if tab.process:
+        tab.process.kill()
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch, run):
+    """Replace the training process with a quick script that ends with `then`."""
+
+    def replace(then):
+        script = tmp_path / "stand_in"
+        folder = str(run.folder)
+        then = then.format(run=folder)
+        text = STAND_IN.format(python=sys.executable, run=folder, then=then)
+        script.write_text(text)
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+
+    return replace
 
 
 def wait(condition, seconds=120):
@@ -35,141 +83,123 @@ def wait(condition, seconds=120):
         time.sleep(0.05)
 
 
-def small(panel):
-    """The quickest choice of the menus."""
-    tab = panel.parts[3]
-    tab.encoder.value, tab.size.value = "scratch", 64
-    tab.epochs.value, tab.tiles.value = 2, 8
-    return tab
-
-
-def test_menus_make_a_row_and_say_what_it_costs(panel):
-    tab = small(panel)
-    assert "my-scratch-bce-64px-2x8" in tab.told.value and "about" in tab.told.value
-    plain = tab.told.value
-    tab.parts.value = ("residual", "scse", "gate", "deep_supervision", "hypercolumn")
-    tab.loss.value = "bce+dice"
-    assert tab.told.value != plain and "half a minute to start" in plain
+def test_menus_make_a_row_and_say_what_it_costs(tab):
+    assert tab.cost.value.startswith("my-scratch-none-bce-3ep: 12.00 M parameters")
+    assert "90 seconds to train" in tab.cost.value and not tab.train.disabled
+    menus = tab.menus
+    menus["parts"].value = ("residual", "scse", "gate", "deep_supervision")
+    menus["loss"].value, menus["encoder"].value = "bce+dice", "vgg16"
+    menus["weights"].value, menus["epochs"].value = "imagenet", 4
     row = tab.system
-    assert set(row.name.split("-")) >= {
-        "scse",
-        "gate",
-        "deep_supervision",
-        "hypercolumn",
-    }
-    assert row.network.scse and row.network.hypercolumn == (4, 8)
-    assert row.stages[0].gate == row.stages[0].deep == 0.1
-    assert row.epochs == 2 and row.tiles == 8 and row.transform.size == 64
+    assert set(row.name.split("-")) >= {"vgg16", "imagenet", "scse", "gate", "4ep"}
+    assert row.name in tab.cost.value
+    network = row.network
+    assert network.scse and network.residual and network.hypercolumn == ()
+    assert network.encoder == "vgg16" and network.weights == "imagenet"
+    assert row.stages[0].gate == row.stages[0].deep_supervision == 0.1
+    menus["parts"].value = ("gate",)
+    assert tab.system.stages[0].gate and not tab.system.stages[0].deep_supervision
+    assert row.epochs == 4 and row.stages[0].loss == "bce+dice"
+    assert row.tiles == 32 and row.transform.size == 64  # the profile's
+    assert row.augmentation == systems.get(systems.DEFAULT).augmentation
 
 
-def test_scratch_encoder_has_nothing_to_borrow(panel):
-    tab = small(panel)
-    tab.weights.value = "imagenet"
-    assert tab.start.disabled and "no weights to borrow" in tab.told.value
-    tab.encoder.value = "vgg16"
-    assert not tab.start.disabled and "imagenet-64px-2x8" in tab.told.value
+def test_scratch_encoder_has_no_weights(tab):
+    tab.menus["weights"].value = "imagenet"
+    assert tab.system.network.weights is None and "none" in tab.system.name
 
 
-def test_combination_that_cannot_be_built_cannot_be_started(panel, monkeypatch):
-    tab = small(panel)
+def test_combination_that_cannot_be_built_cannot_be_started(tab, monkeypatch):
+    def refuse(*_):
+        raise ValueError("filters that fit <no> stage")
 
-    def refuse(system):
-        raise ValueError("numbers that fit no stage")
-
-    monkeypatch.setattr(trainer.training, "size_up", refuse)
-    tab.parts.value = ("scse",)
-    assert tab.start.disabled and "fit no stage" in tab.told.value
-    monkeypatch.undo()
-    tab.parts.value = ()
-    assert not tab.start.disabled
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.training, "cost", refuse)
+        tab.menus["parts"].value = ("scse",)
+        assert tab.train.disabled and "fit &lt;no&gt; stage" in tab.cost.value
+    tab.menus["parts"].value = ()
+    assert not tab.train.disabled
 
 
-def test_training_started_here_joins_the_comparison(panel, settings):
-    """The tiles of the panel are not the process's: its run is compared on ids."""
-    tab = small(panel)
-    added = []
-    panel.add = added.append
-    tab.start.click()
-    assert tab.start.disabled and not tab.stop.disabled
-    wait(lambda: tab.job is None)
-    assert [run.name for run in added] == ["my-scratch-bce-64px-2x8/fold-0"]
-    assert "score" in tab.state.value
-    assert not list(settings.output_dir.glob("rows/*.pid"))
-    assert bytes(tab.picture.value).startswith(b"\x89PNG")
-    assert tab.stop.disabled and not tab.start.disabled
-    run = Run(settings.runs_dir / "my-scratch-bce-64px-2x8" / "fold-0")
-    assert list(run.history()["epoch"]) == [0, 1]
-    assert systems.read(run.folder / "config.json") == tab.system
+def test_cost_is_that_of_the_network(settings):
+    tab = trainer.Trainer(labelled(10), settings, print)
+    tab.draw()
+    first = tab.cost.value
+    assert "M parameters, " in first and not tab.train.disabled
+    tab.menus["parts"].value = ("residual",)
+    assert tab.cost.value.split(": ")[1] != first.split(": ")[1]
 
 
-def test_training_is_stopped_after_an_epoch_and_found_by_a_new_panel(panel, settings):
-    tab = small(panel)
-    tab.epochs.value = 400
-    tab.start.click()
-    job = tab.job
-    wait(lambda: job.history() is not None)
-    (again,) = trainer.Job.alive(settings)  # as a new kernel would find it
-    assert again.name == job.name and again.is_alive()
+def test_finished_training_is_added(tab, stand_in, settings):
+    stand_in(FINISH)
+    folder = settings.runs_dir / tab.system.name / "fold-0"
+    tab.train.click()
+    assert tab.train.disabled and not tab.stop.disabled
+    tab.menus["epochs"].value = 5
+    assert tab.train.disabled  # one at a time
+    wait(lambda: tab.image.value)
+    assert tab.process and bytes(tab.image.value).startswith(b"\x89PNG")
+    (folder / "go").touch()
+    wait(lambda: tab.added)
+    assert tab.added == [Run(folder)]
+    assert tab.added[0].score > 0.5 and "finished" in tab.state.value
+    assert tab.process is None and tab.stop.disabled and not tab.train.disabled
+
+
+def test_training_can_be_stopped(tab, stand_in):
+    stand_in(HANG)
+    tab.train.click()
+    wait(lambda: tab.image.value)
     tab.stop.click()
-    wait(lambda: tab.job is None)
-    assert 1 <= len(job.history()) < 400 and not job.is_finished()
-    assert "train it again to go on" in tab.state.value
-    assert "the same call goes on" in job.last_words()
-    assert trainer.Job.alive(settings) == []
+    wait(lambda: tab.process is None)
+    assert "epoch 6 of 6" in tab.state.value and not tab.added
+    assert tab.stop.disabled and not tab.train.disabled
 
 
-def test_process_that_fails_says_why(panel, monkeypatch):
-    tab = small(panel)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    tab.start.click()
-    wait(lambda: tab.job is None)
-    assert "has ended before its time" in tab.state.value
+def test_process_that_fails_says_why(tab, stand_in):
+    stand_in(FAIL)
+    tab.train.click()
+    wait(lambda: tab.process is None)
+    assert "error: &lt;b&gt; is no encoder" in tab.state.value and not tab.added
 
 
-def test_number_of_another_process_is_not_taken_for_a_training(panel, settings):
-    row = small(panel).system
-    path = settings.output_dir / "rows" / f"{row.name}.json"
-    systems.write(row, path)
-    call = [sys.executable, "-c", "import time; time.sleep(60)"]
-    for number, more in enumerate(([], [str(path)])):
-        with subprocess.Popen([*call, *more]) as other:
-            try:
-                path.with_suffix(".pid").write_text(str(other.pid))
-                job = trainer.Job(path, settings)
-                assert job.is_alive() == bool(number)
-                assert len(trainer.Job.alive(settings)) == number
-                if number:  # it is ours, but its run is complete
-                    job.folder.mkdir(parents=True)
-                    (job.folder / "config.json").touch()
-                    assert not job.is_alive() and not trainer.Job.alive(settings)
-                job.stop()
-                if number:
-                    other.wait(30)
-                else:
-                    time.sleep(0.3)
-                    assert other.poll() is None
-            finally:
-                other.kill()
-    for text in ("", "-1", str(os.getpid())):
-        path.with_suffix(".pid").write_text(text)
-        job.stop()  # nobody
-    path.write_text("[]")  # a row that cannot be read is not at work either
-    assert trainer.Job.alive(settings) == []
+@pytest.mark.slow
+def test_real_training_is_stopped_and_goes_on(tab, settings):
+    tab.menus["epochs"].value = 400
+    run = Run(settings.runs_dir / tab.system.name / "fold-0")
+
+    def epochs():
+        try:
+            return len(run.history())
+        except (OSError, ValueError):
+            return 0
+
+    done = 0
+    for _ in range(2):
+        tab.train.click()
+        wait(lambda: epochs() > done or tab.process is None)  # noqa: B023
+        assert tab.process, tab.state.value
+        tab.stop.click()
+        wait(lambda: tab.process is None)
+        assert done < epochs() < 400 and not tab.added
+        assert "goes on" in tab.state.value
+        done = epochs()
+    assert list(run.history()["epoch"]) == list(range(done))
 
 
-def test_parts_are_explained(panel):
-    (told,) = [child.value for child in panel.parts[3].box.children
-               if "Ctrl-click" in getattr(child, "value", "")]  # fmt: skip
-    assert all(f"<b>{name}</b>: " in told for name in trainer.PARTS)
+@pytest.mark.slow
+def test_real_training_is_added(tab, settings):
+    tab.menus["epochs"].value = 2
+    system = tab.system
+    tab.train.click()
+    wait(lambda: tab.process is None)
+    (run,) = tab.added
+    assert run.name == f"{system.name}/fold-0" and run.name in tab.state.value
+    assert list(run.history()["epoch"]) == [0, 1]
+    assert runs.read_system(run.folder / "config.json") == system
 
 
-def test_row_is_written_and_read(tmp_path, panel):
-    row = small(panel).system
-    systems.write(row, tmp_path / "row.json")
-    assert systems.read(tmp_path / "row.json") == row
-    for text in ("", "[]", '{"system": {}}', '{"name": "x", "stages": 1}'):
-        (tmp_path / "row.json").write_text(text)
-        with pytest.raises(DataError, match=r"row\.json: no row of a system"):
-            systems.read(tmp_path / "row.json")
-    with pytest.raises(DataError, match=r"none\.json: no row"):
-        systems.read(tmp_path / "none.json")
+def test_parts_are_explained(tab):
+    (shown,) = [child.value for child in tab.box.children
+                if "hypercolumn" in str(getattr(child, "value", ""))]  # fmt: skip
+    assert all(f"<b>{name}</b>: " in shown for name in trainer.PARTS)

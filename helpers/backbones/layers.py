@@ -1,9 +1,7 @@
-"""Two layers whose usual CPU kernels are pathologically slow, made fast.
-
-The weights are those of Keras' own layers and the results are equal but for rounding.
-"""
+"""Preprocessing, and two layers of Keras with other, faster kernels on a CPU."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -12,84 +10,87 @@ from keras import layers, ops
 from helpers.utils import hardware
 from helpers.utils.hardware import Tensor
 
-MOMENTUM = 0.9  # of batch norm's averages, as PyTorch's 0.1
-BUNDLE = 32  # channels in one CPU convolution: the fastest, or nearly, at any size
+MOMENTUM = 0.9  # of moving averages, PyTorch's 0.1; Keras' 0.99 lags in a short run
+BUNDLE = 32  # channels in one convolution of a bundle: about the fastest at any size
+
+
+def to_rgb(x: Tensor, preprocess_input: Callable | None = None) -> Tensor:
+    """Three channels, scaled for a pretrained network: (batch, height, width, 3).
+
+    By Keras' `preprocess_input` of [0, 255], or ImageNet's mean and standard deviation.
+    """
+    x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    black, white = -mean / std, (1 - mean) / std
+    if preprocess_input:  # Keras' functions are affine: black and white define them
+        pixel = np.ones((1, 1, 1, 3), "float32")
+        black = preprocess_input(0 * pixel).ravel()
+        white = preprocess_input(255 * pixel).ravel()
+    scale, offset = (white - black).tolist(), black.tolist()
+    return layers.Rescaling(scale, offset, name="preprocess")(x)
 
 
 @keras.saving.register_keras_serializable(package="salt")
 class BatchNorm(layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of pictures, also fast on a CPU.
+    """`keras.layers.BatchNormalization` for feature maps.
 
-    Keras goes through the whole tensor for the mean, the variance and the quotient, in
-    float32 even where the network computes in bfloat16. TensorFlow has one kernel for
-    all of that; a training step of our U-Net takes a quarter less time. The weights are
-    the same, and so are the results but for rounding.
-
-    Args: those of `keras.layers.BatchNormalization`, with scale and centre.
+    Keras computes mean, variance and quotient in separate passes, in float32 even in
+    mixed precision. On a CPU this layer calls TensorFlow's fused kernel instead, which
+    makes a training step of our U-Net a quarter faster.
     """
 
     def call(self, inputs, training=None, mask=None):
-        usual = keras.backend.backend() != "tensorflow" or hardware.accelerator()
-        usual = usual or keras.backend.standardize_dtype(inputs.dtype) == "float64"
-        if usual or self.synchronized or mask is not None:
+        keras_own = keras.backend.backend() != "tensorflow" or hardware.accelerator()
+        keras_own = keras_own or self.synchronized or mask is not None
+        if keras_own or keras.backend.standardize_dtype(inputs.dtype) == "float64":
             return super().call(inputs, training=training, mask=mask)
         from tensorflow import raw_ops
 
         learning = bool(training and self.trainable)
-        before = self.moving_mean.value, self.moving_variance.value
-        outputs, *now = raw_ops.FusedBatchNormV3(
+        mean, variance = self.moving_mean.value, self.moving_variance.value
+        outputs, batch_mean, batch_variance, *_ = raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma.value,
             offset=self.beta.value,
-            mean=[] if learning else before[0],
-            variance=[] if learning else before[1],
+            mean=[] if learning else mean,
+            variance=[] if learning else variance,
             epsilon=self.epsilon,
             is_training=learning,
-        )[:3]
+        )
         if learning:
             count = ops.cast(ops.size(inputs) / inputs.shape[-1], "float32")
-            now[1] *= (count - 1.0) / count  # the kernel divides by count - 1
-            self.moving_mean.assign(_moved(before[0], now[0], self.momentum))
-            self.moving_variance.assign(_moved(before[1], now[1], self.momentum))
+            batch_variance *= (count - 1.0) / count  # the kernel divides by count - 1
+            old, new = self.momentum, 1.0 - self.momentum
+            self.moving_mean.assign(old * mean + new * batch_mean)
+            self.moving_variance.assign(old * variance + new * batch_variance)
         return outputs
-
-
-def _moved(old: Tensor, new: Tensor, momentum: float) -> Tensor:
-    """A moving average after one more value."""
-    return old * momentum + new * (1.0 - momentum)
 
 
 @keras.saving.register_keras_serializable(package="salt")
 class GroupedConv2D(layers.Conv2D):
-    """`keras.layers.Conv2D` with groups, also fast on a CPU.
+    """`keras.layers.Conv2D` with groups.
 
-    Accelerators and PyTorch have kernels for grouped convolutions. On a CPU those of
-    TensorFlow and JAX take hundreds of times as long as need be. There a few groups at
-    a time are put into one ordinary convolution, whose kernel is zero between them.
-    The weights and the results are the same either way.
-
-    Args: those of `keras.layers.Conv2D`. The kernel has the shape
-        (height, width, channels / groups, filters).
+    The grouped convolutions of TensorFlow and JAX are hundreds of times too slow on a
+    CPU. There this layer puts a few groups at a time, a bundle, into one ordinary
+    convolution, whose kernel is zero between groups.
     """
 
     def convolution_op(self, inputs, kernel):
-        if hardware.accelerator() or keras.backend.backend() == "torch":
+        if hardware.accelerator():
             return super().convolution_op(inputs, kernel)
         return self.in_bundles(inputs, kernel, BUNDLE)
 
     def in_bundles(self, inputs: Tensor, kernel: Tensor, channels: int) -> Tensor:
-        """The same in ordinary convolutions of about so many channels each."""
-        inner = kernel.shape[-2]
+        """Convolve in ordinary convolutions of about so many `channels` each."""
+        inner = kernel.shape[-2]  # input channels of a group
         size = math.gcd(self.groups, max(channels // inner, 1))  # groups in a bundle
         if size > 1:  # (3, 3, inner, filters) -> (3, 3, size * inner, filters)
             own = np.kron(np.eye(size), np.ones((inner, self.filters // self.groups)))
             own = np.tile(own, self.groups // size)  # 1 within a group, 0 between
             kernel = ops.tile(kernel, (1, 1, size, 1))
             kernel = kernel * ops.convert_to_tensor(own, kernel.dtype)
-        parts = zip(
-            ops.split(inputs, self.groups // size, axis=-1),
-            ops.split(kernel, self.groups // size, axis=-1),
-            strict=True,
+        inputs, kernels = (
+            ops.split(x, self.groups // size, axis=-1) for x in (inputs, kernel)
         )
-        convolve = super().convolution_op
-        return ops.concatenate([convolve(x, part) for x, part in parts], axis=-1)
+        outputs = map(super().convolution_op, inputs, kernels)
+        return ops.concatenate(list(outputs), axis=-1)

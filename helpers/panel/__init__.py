@@ -1,4 +1,4 @@
-"""The interactive panel: `panel.compare(runs, tiles, settings)`."""
+"""The interactive comparison: `panel.compare(runs, tiles, settings)`."""
 
 from helpers.panel.comparison import Choice
 from helpers.panel.tabs import compare

@@ -1,23 +1,21 @@
-"""Runs: everything about one finished training, kept in one folder.
-
-A run `runs/<system>/fold-<k>/` holds
+"""Runs: everything about one training run, kept in the folder `<system>/fold-<k>`.
 
 | file | content |
 |---|---|
-| `config.json` | the system's row, fold, seed, precision, versions, score |
-| `history.csv` | a row per epoch: loss, score, IoU, learning rate |
+| `config.json` | the system's row, fold, seed, versions, score; written last |
+| `history.csv` | losses, scores, learning rate and seconds of every epoch |
 | `model.keras` | the network with the weights that were kept |
-| `snapshot-<epoch>.keras` | it before each restart of the learning rate, if any |
-| `validation.npz` | ids and probabilities (uint8, 255 is 1) of the fold's tiles |
+| `validation.npz` | ids of the fold's tiles and their probabilities (uint8, 255 is 1) |
+| `work/plan.json` | what is being trained, until that is finished |
 
-Of each tile there are two predictions: `plain`, and `mirrored`, from its mirror image
-and mirrored back. Notebooks, ensembles and comparisons read runs; none needs another's
-memory.
+The probabilities are `plain`, and `mirrored`: of the mirror images, mirrored back.
 """
 
 import json
+import time
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,43 +24,42 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers import inference, systems
-from helpers.backbones import resnet
+from helpers import inference, losses, systems
 from helpers.batches import ResizeOrPad
 from helpers.config import Settings
 from helpers.data import Tiles
-from helpers.utils.files import DataError
+from helpers.systems import System
+from helpers.training.checkpoints import Checkpoints
+from helpers.utils.files import DataError, atomic_write
+
+VERSION = 6  # of a run's files; raised when older ones can no longer be read
+PLAN_FILE = "work/plan.json"
+PLAN = ("version", "system", "losses", "fold", "seed", "profile", "data", "tiles")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training, read from its folder.
-
-    Attributes:
-        folder: where it lies.
-    """
+    """A training run, read from its `folder`."""
 
     folder: Path
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What was trained, and how it ended: dict.
+        """What was trained, and with which score: dict.
 
         Raises:
-            DataError: if another version of helpers has made the run.
+            DataError: if another version of helpers made the run.
         """
         config = json.loads((self.folder / "config.json").read_text())
-        if config.get("version") != VERSION:
-            raise DataError(
-                f"{self.folder}: this run was made by another version of helpers: "
-                "move the folder away, or train it again"
-            )
-        return config
+        if config.get("version") == VERSION:
+            return config
+        fault = "made by another version of helpers: move it away, or train it again"
+        raise DataError(f"{self.folder}: {fault}")
 
     @property
     def name(self) -> str:
         """`<system>/fold-<k>`."""
-        return f"{self.config['system']['name']}/fold-{self.config['fold']}"
+        return f"{self.system}/fold-{self.config['fold']}"
 
     @property
     def system(self) -> str:
@@ -70,43 +67,26 @@ class Run:
         return self.config["system"]["name"]
 
     @property
-    def transform(self) -> ResizeOrPad:
-        """The `batches.ResizeOrPad` of its network."""
-        return ResizeOrPad(**self.config["system"]["transform"])
-
-    @property
     def score(self) -> float:
-        """Competition score of the fold's tiles at threshold 0.5, nothing tuned."""
+        """Competition score of the fold's tiles at threshold 0.5."""
         return self.config["score"]
 
     def is_like(self, other: "Run") -> bool:
-        """Whether both were made in the same way, whatever their folds."""
-        same = (self.config[key] == other.config[key] for key in PLAN if key != "fold")
-        return all(same)
+        """Whether both were trained in the same way, whatever their folds."""
+        return all(self.config[x] == other.config[x] for x in PLAN if x != "fold")
 
     def history(self) -> pd.DataFrame:
-        """DataFrame, a row per epoch."""
+        """DataFrame, one row per epoch."""
         return pd.read_csv(self.folder / "history.csv")
 
     def model(self) -> keras.Model:
         """The trained Keras model."""
-        return _load(self.folder / "model.keras")
-
-    def models(self) -> list[keras.Model]:
-        """That model, and those kept before each restart of the learning rate: list."""
-        files = [self.folder / "model.keras", *self.folder.glob("snapshot-*.keras")]
-        return [_load(file) for file in sorted(files)]
+        return keras.models.load_model(self.folder / "model.keras", compile=False)
 
     def validation(self, tta: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """What the network said of the fold's tiles.
+        """`(ids, probabilities)` of the fold's tiles: str (n,), float32 (n, 101, 101).
 
-        Args:
-            tta: whether averaged with what it said of the mirrored tiles; by default
-                as its system does.
-
-        Returns:
-            `(ids, probabilities)`: str (n,), float32 (n, 101, 101). They were stored
-            with 255 steps, so they are within 0.002 of what the network said.
+        `tta` averages with the mirrored tiles, by default if its system does.
         """
         tta = self.config["system"]["tta"] if tta is None else tta
         with np.load(self.folder / "validation.npz") as stored:
@@ -116,106 +96,108 @@ class Run:
         return ids, total / 255
 
     def predict(
-        self,
-        images: np.ndarray,
-        progress: Callable | None = None,
-        tta: bool | None = None,
+        self, images: np.ndarray, progress: Any = None, tta: bool | None = None
     ) -> np.ndarray:
         """Probabilities of new tiles, uint8 (n, 101, 101) -> float32, same shape."""
         system = self.config["system"]
-        if tta is not None:
-            system = {**system, "tta": tta}
-        return self.predict_as(system, images, progress)
+        transform, size = ResizeOrPad(**system["transform"]), 4 * system["batch_size"]
+        tta = system["tta"] if tta is None else tta
+        return inference.predict(self.model(), images, transform, tta, size, progress)
 
-    def predict_as(
-        self,
-        system: Mapping[str, Any],
-        images: np.ndarray,
-        progress: Callable | None = None,
-    ) -> np.ndarray:
-        """The same before `config.json` is written: `system` is its entry, a dict."""
-        transform, batch_size = (
-            ResizeOrPad(**system["transform"]),
-            4 * system["batch_size"],
+
+def look_up(
+    system: System, tiles: Tiles, fold: int, settings: Settings
+) -> tuple[Run, dict[str, Any], str]:
+    """`(run, plan, state)`: a run, what identifies it, and how far it has come.
+
+    The state is "finished", "begun", "", or what is wrong with the run in its folder.
+    """
+    parts = (getattr(tiles, field.name) for field in fields(tiles))
+    content = b"".join(part.tobytes() for part in parts if part is not None)
+    plan = {
+        "version": VERSION,
+        "system": asdict(system),
+        "losses": [keras.losses.serialize(losses.get(x.loss)) for x in system.stages],
+        "fold": int(fold),
+        "seed": settings.seed,
+        "profile": settings.profile.name,
+        "data": settings.kind,
+        "tiles": f"{zlib.crc32(content):08x}",
+    }
+    plan = json.loads(json.dumps(plan))  # tuples become lists, as in the files
+    run = Run(settings.runs_dir / system.name / f"fold-{fold}")
+    for name, state in ("config.json", "finished"), (PLAN_FILE, "begun"):
+        if (run.folder / name).exists():
+            found = json.loads((run.folder / name).read_text())
+            if plan.items() <= found.items():
+                return run, found, state
+            if found.get("version") != VERSION:
+                return run, plan, "made by another version of helpers"
+            return run, plan, "made with other settings"
+    return run, plan, "incomplete" if run.folder.exists() else ""
+
+
+def begin(run: Run, plan: dict[str, Any], state: str) -> Checkpoints:
+    """Open the checkpoints of a run; another run in its folder is moved aside."""
+    if state not in ("", "begun"):
+        aside = run.folder.with_name(time.strftime("%Y%m%d-%H%M%S-") + run.folder.name)
+        print(f"{run.folder}: {state}, moved to {run.folder.rename(aside).name}")
+    if state != "begun":
+        with atomic_write(run.folder / PLAN_FILE) as beside:
+            beside.write_text(json.dumps(plan))
+    checkpoints = Checkpoints(run.folder)
+    if checkpoints.history:
+        print(f"going on after epoch {len(checkpoints.history)} in {plan['precision']}")
+    return checkpoints
+
+
+def find_runs(folder: Path | str, like: Run | None = None) -> list[Run]:
+    """The finished runs below a folder, sorted; only those `like` another if given."""
+    found = []
+    for file in sorted(Path(folder).glob("*/fold-*/config.json")):
+        run = Run(file.parent)
+        try:
+            if run.config and (like is None or run.is_like(like)):
+                found.append(run)
+        except DataError as error:
+            print(f"left out: {error}")
+    return found
+
+
+def folds_of(settings: Settings, name: str) -> list[Run]:
+    """The finished runs of the system `name` on the settings' data, at least one.
+
+    Raises:
+        DataError: if there is none, or if they were trained in different ways.
+    """
+    found = [run for run in find_runs(settings.runs_dir) if run.system == name]
+    found = [run for run in found if run.config["data"] == settings.kind]
+    if not found:
+        raise DataError(
+            f"{settings.runs_dir}: no finished run of {name} on {settings.kind} tiles: "
+            f"train it, or go on with it, by `python -m helpers train {name} --fold 0`"
         )
-        how = transform, system["tta"], batch_size, progress
-        return inference.ensemble(
-            [inference.predict(model, images, *how) for model in self.models()]
-        )
-
-
-def _load(file: Path) -> keras.Model:
-    """A saved network, with the layers that are not Keras' own."""
-    own = {layer.__name__: layer for layer in (resnet.BatchNorm, resnet.GroupedConv2D)}
-    return keras.models.load_model(file, custom_objects=own, compile=False)
+    for run in found[1:]:
+        if not run.is_like(found[0]):
+            fault = f"made with other settings than {found[0].name}"
+            raise DataError(
+                f"{run.folder}: {fault}: move one away, or train them alike"
+            )
+    return found
 
 
 def find_members(settings: Settings, *names: str) -> dict[Run, float]:
-    """What is there of some systems: their finished folds, and what each counts.
-
-    Args:
-        settings: `config.Settings`: where the runs are, and for which data.
-        names: of rows of `systems.SYSTEMS`, ensembles among them, or of other systems
-            that have runs; each name counts the same.
-
-    Returns:
-        {`Run`: weight}. A system's weight is shared between its folds; all together
-        are 1.
-
-    Raises:
-        ValueError: for an unknown name.
-        DataError: if a system has no finished run for this data, or runs that were
-            made in different ways; the message says what to do.
-    """
+    """`{Run: weight}` of the finished folds of systems or ensembles of equal weight."""
     weights: dict[Run, float] = {}
     for name in names:
         has_runs = (settings.runs_dir / name).is_dir()
         members = ((name, 1.0),) if has_runs else systems.get(name).members
-        total = sum(weight for _, weight in members)
+        total = len(names) * sum(weight for _, weight in members)
         for member, weight in members:
             found = folds_of(settings, member)
-            share = weight / total / len(names) / len(found)
             for run in found:
-                weights[run] = weights.get(run, 0.0) + share
+                weights[run] = weights.get(run, 0.0) + weight / total / len(found)
     return weights
-
-
-def folds_of(settings: Settings, name: str) -> list[Run]:
-    """The finished runs of one system on these data.
-
-    Args:
-        settings: `config.Settings`: where the runs are, and for which data.
-        name: of a row of `systems.SYSTEMS`, no ensemble.
-
-    Returns:
-        List of `Run`, sorted by name, never empty.
-
-    Raises:
-        DataError: if there is none, or if they were made in different ways; the
-            message says what to do.
-    """
-    folder = settings.runs_dir
-    there = [run for run in find_runs(folder) if run.config["data"] == settings.kind]
-    found = [run for run in there if run.system == name]
-    plans = [fold / "work" / "plan.json" for fold in (folder / name).glob("fold-*")]
-    if not found and any(plan.is_file() for plan in plans):
-        raise DataError(
-            f"{folder / name}: begun, not finished: go on with the command that began "
-            "it"
-        )
-    if not found:
-        raise DataError(
-            f"{folder}: no finished run of {name} on {settings.kind} tiles: train one "
-            f"with `python -m helpers train {name} --fold 0`, and the same --profile "
-            "and folders as here"
-        )
-    for run in found[1:]:
-        if not run.is_like(found[0]):
-            raise DataError(
-                f"{run.folder}: made with other settings than {found[0].name}: "
-                "move one of them away, or train them alike"
-            )
-    return found
 
 
 def predict(
@@ -224,17 +206,7 @@ def predict(
     progress: Callable | None = None,
     tta: bool | None = None,
 ) -> np.ndarray:
-    """Weighted mean of the runs' predictions for new tiles.
-
-    Args:
-        members: {`Run`: weight}, see `find_members`.
-        images: uint8 (n, 101, 101).
-        progress: wraps each run's loop over batches, for example `tqdm.auto.tqdm`.
-        tta: whether averaged with mirrored tiles; by default as each system does.
-
-    Returns:
-        float32 (n, 101, 101) in [0, 1].
-    """
+    """Weighted mean of the runs' probabilities, float32 (n, 101, 101)."""
     mean = np.zeros(images.shape, np.float32)
     for run, weight in members.items():
         mean += weight * run.predict(images, progress, tta)
@@ -244,68 +216,45 @@ def predict(
 def out_of_fold(
     members: Mapping[Run, float], tiles: Tiles, tta: bool | None = None
 ) -> tuple[Tiles, np.ndarray]:
-    """What the runs said of tiles that they were not trained on.
-
-    Args:
-        members: {`Run`: weight}, see `find_members`.
-        tiles: labelled `data.Tiles`.
-        tta: whether averaged with mirrored tiles; by default as each system does.
-
-    Returns:
-        `(tiles, probabilities)`: those tiles that lie in the fold of a run of every
-        system, and the mean of the systems' predictions for them, float32
-        (n, 101, 101). A system counts as much as in `predict`, whatever the number of
-        its folds. With all folds of all systems these are all tiles.
-    """
-    place = {name: index for index, name in enumerate(tiles.ids)}
-    mean = np.zeros(tiles.images.shape, np.float32)
-    chosen = np.ones(len(tiles), bool)
-    for system in {run.system for run in members}:
-        weight = sum(w for run, w in members.items() if run.system == system)
-        seen = np.zeros(len(tiles), bool)
-        for run in (run for run in members if run.system == system):
-            ids, probabilities = run.validation(tta)
-            known = np.array([name in place for name in ids], bool)
-            where = np.array([place[name] for name in ids[known]], int)
-            mean[where] += weight * probabilities[known]
-            seen[where] = True
-        chosen &= seen
+    """`(tiles, mean)`: the tiles that all systems left out, float32 (n, 101, 101)."""
+    place, mean = pd.Index(tiles.ids), np.zeros(tiles.images.shape, np.float32)
+    left_out = {run.system: np.zeros(len(tiles), bool) for run in members}
+    for run in members:
+        ids, probabilities = run.validation(tta)
+        where = place.get_indexer(ids)
+        known = where >= 0  # the others are not among the tiles
+        weight = sum(w for fold, w in members.items() if fold.system == run.system)
+        mean[where[known]] += weight * probabilities[known]
+        left_out[run.system][where[known]] = True
+    chosen = np.all([*left_out.values()], axis=0)
     return tiles.take(chosen), mean[chosen] / sum(members.values())
 
 
-VERSION = 5  # of what a run holds; raised when older runs cannot be read any more
-PLAN = (
-    "version",
-    "system",
-    "losses",
-    "fold",
-    "seed",
-    "profile",
-    "data",
-    "tiles",
-    "precision",
-)
+def write_system(system: System, path: Path | str) -> None:
+    """Write a `System` to a JSON file, for `read_system`."""
+    with atomic_write(path) as beside:
+        beside.write_text(json.dumps(asdict(system), indent=1))
 
 
-def find_runs(folder: Path | str, like: Run | None = None) -> list[Run]:
-    """The finished runs below a folder.
+def read_system(path: Path | str) -> System:
+    """Read a `System` from the file of `write_system`, or from a run's `config.json`.
 
-    Args:
-        folder: for example `settings.runs_dir`.
-        like: a `Run`; only runs that were made as this one, whatever their fold.
-
-    Returns:
-        List of `Run`, sorted by name; [] if there is none. Runs that another version
-        of helpers has made are left out, with a word about it.
+    Raises:
+        DataError: for a file that is missing or holds something else.
     """
-    runs = []
-    for file in sorted(Path(folder).glob("*/fold-*/config.json")):
-        run = Run(file.parent)
-        try:
-            run.config  # noqa: B018
-        except DataError as error:
-            print(f"left out: {error}")
-            continue
-        if like is None or run.is_like(like):
-            runs.append(run)
-    return runs
+    try:
+        entry = json.loads(Path(path).read_text())
+        return _like(systems.SYSTEMS[systems.DEFAULT], entry.get("system", entry))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        fault = f"not a system's row ({error}): give a run's config.json"
+        raise DataError(f"{path}: {fault}") from error
+
+
+def _like(row: Any, value: Any) -> Any:
+    """JSON's dicts and lists as the dataclasses and tuples that they are in a row."""
+    if is_dataclass(row):
+        kind: Any = type(row)
+        return kind(**{k: _like(getattr(row, k), v) for k, v in value.items()})
+    if isinstance(value, list):
+        return tuple(_like(row[0] if row else None, part) for part in value)
+    return value

@@ -1,1 +1,1 @@
-"""What is not about salt: files written whole, hardware, what a network costs."""
+"""Helpers that are not about salt: files, hardware, and the cost of a network."""

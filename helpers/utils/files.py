@@ -1,30 +1,25 @@
-"""Files: one index of the competition's, however packed; nothing half-written.
-
-The data reach people as unpacked folders, as `train.zip` and `test.zip`, or as one
-bundle zip that holds them all. `index_files` makes one index of names to bytes from
-any of these; everything else reads from the index.
-"""
+"""Atomic writes, and an index of the competition's files, however they are packed."""
 
 import io
+import os
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 COMPETITION = "tgs-salt-identification-challenge"
 TABLES = ("train.csv", "depths.csv", "sample_submission.csv")
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-DAMAGED = (*ZIP_ERRORS, OSError, ValueError)  # what a damaged file may raise
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError)
 ADVICE = (
-    "SALT_DATA_DIR is the folder that holds train.zip, test.zip, train.csv, depths.csv "
-    "and sample_submission.csv (or the unpacked folders train/ and test/, or the one "
-    "bundle zip); SALT_DATA_DIR=synthetic needs no files"
+    "SALT_DATA_DIR is the folder of train.zip, test.zip, train.csv, depths.csv and "
+    "sample_submission.csv, packed or not; SALT_DATA_DIR=synthetic needs no files"
 )
+_mounts: set[Path] = set()  # the disks that this process has written to
 
 
 class DataError(Exception):
@@ -33,171 +28,93 @@ class DataError(Exception):
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Write a file or folder under another name, and rename it when it is complete.
+    """Yield a temporary path for a file or folder; move it to `path` when complete.
 
-    A reader sees the old content or the new, never a part; if the block raises, the
-    old content stays and nothing is left beside it.
-
-    Args:
-        path: the file or folder to make; its parent is made where needed. A folder
-            must not exist yet (or be empty).
-
-    Yields:
-        `pathlib.Path` to write to, of the same suffix, in a fresh folder beside `path`.
-
-    Example:
-        >>> with atomic_write("outputs/result.json") as beside:  # doctest: +SKIP
-        ...     beside.write_text("{}")
+    Raises:
+        DataError: for any `OSError`, such as a full or an unmounted disk.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield folder / path.name
-        (folder / path.name).replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    parents = path.absolute().parents
+    try:  # a path on an unmounted disk can often be written to: on the disk below it
+        if gone := [p for p in _mounts.intersection(parents) if not os.path.ismount(p)]:
+            raise OSError(f"{gone[0]} is no longer mounted")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _mounts.add(next(filter(os.path.ismount, parents)))
+        with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+            yield Path(folder, path.name)
+            Path(folder, path.name).replace(path)
+    except OSError as error:
+        advice = "mount or free the disk of SALT_OUTPUT_DIR, and make the call again"
+        raise DataError(f"{path}: cannot be written ({error}): {advice}") from error
 
 
 def sweep(folder: Path | str) -> None:
-    """Remove what a killed process has left of `atomic_write` directly in a folder."""
+    """Remove what killed processes left behind in this folder in `atomic_write`."""
     for path in Path(folder).glob(".*-????????"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class File:
-    """A file somewhere: where it is (for messages), a fingerprint, and its bytes."""
+    """A file on disk or in a zip."""
 
-    where: str
-    stamp: tuple
+    where: str  # for messages
     read: Callable[[], bytes]
+    path: Path | None = None  # if on disk
 
 
 def index_files(source: Path | str) -> dict[str, File]:
-    """Index the competition's files in a folder or a bundle zip.
-
-    Args:
-        source: path of the folder or the zip.
-
-    Returns:
-        dict from names such as `"train.csv"`, `"train/images/<id>"` to `File`. Where
-        `train.zip` and `test.zip` were unpacked into one folder, the name is
-        `"images/<id>"`.
+    """Map names such as `"train/images/<id>"` to the files of a folder or bundle zip.
 
     Raises:
-        DataError: if the source is missing, is a damaged zip, or holds none of the
-            competition's tables.
+        DataError: if the source is missing, is a damaged zip, or contains no table.
     """
     source = Path(source)
     files: dict[str, File] = {}
-    if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.is_file():
-                _add(files, path.relative_to(source), _on_disk(path), path)
-    elif source.is_file():
-        _add_zip(files, PurePosixPath(), _on_disk(source), source)
-    else:
+    if source.is_file():
+        _add_zip(files, PurePath(), File(str(source), source.read_bytes, source))
+    elif not source.is_dir():
         raise DataError(f"{source}: no such folder or zip. {ADVICE}")
-    if not any(table in files for table in TABLES):
+    for path in filter(Path.is_file, sorted(source.rglob("*"))):
+        _add(files, path.relative_to(source), File(str(path), path.read_bytes, path))
+    if not files.keys() & {*TABLES}:
         raise DataError(f"{source}: holds none of {', '.join(TABLES)}. {ADVICE}")
     return files
 
 
-def _on_disk(path: Path) -> File:
-    status = path.stat()
-    return File(str(path), (status.st_size, status.st_mtime_ns), path.read_bytes)
+def find_file(files: Mapping[str, File], name: str) -> File:
+    """Find a file by its name, with or without `train/` or `test/`.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if file := files.get(name) or files.get(name.partition("/")[2]):
+        return file
+    raise DataError(f"{name} is missing from the data. {ADVICE}")
 
 
-def _add(
-    files: dict[str, File], name: PurePath, file: File, archive: Path | None = None
-) -> None:
-    """Enter one file; look inside if it is a zip that belongs to the competition."""
-    split = [part for part in name.with_suffix("").parts if part in ("train", "test")]
-    if name.suffix == ".zip" and not name.name.startswith("."):
-        if split or COMPETITION in name.stem:
-            _add_zip(files, PurePosixPath(*split[-1:]), file, archive)
-        elif len(name.parts) == 1 and zipfile.is_zipfile(archive or io.BytesIO()):
-            _add_zip(files, PurePosixPath(), file, archive)  # a bundle of any name
-    elif name.name in TABLES:
+def _add(files: dict[str, File], name: PurePath, file: File) -> None:
+    """Add one file to the index, or the members of a zip of the competition."""
+    if "__MACOSX" in name.parts or name.name.startswith("."):
+        return
+    parts = name.with_suffix("").parts
+    split = [part for part in parts if part in ("train", "test")][-1:]
+    bundle = len(parts) == 1 and file.path and zipfile.is_zipfile(file.path)
+    if name.suffix == ".zip" and (split or COMPETITION in name.stem or bundle):
+        _add_zip(files, PurePath(*split), file)
+    elif name.name in (*TABLES, "sections.csv"):
         files.setdefault(name.name, file)
-    elif name.suffix == ".png" and name.parent.name in ("images", "masks"):
-        if "__MACOSX" not in name.parts:
-            key = (*split[-1:], name.parent.name, name.stem)
-            files.setdefault("/".join(key), file)
+    elif name.match("images/*.png") or name.match("masks/*.png"):
+        files.setdefault("/".join((*split, *parts[-2:])), file)
 
 
-def _add_zip(
-    files: dict[str, File], prefix: PurePath, file: File, archive: Path | None = None
-) -> None:
-    """Enter the members of a zip: the file itself, or the archive on disk."""
+def _add_zip(files: dict[str, File], prefix: PurePath, file: File) -> None:
     try:
-        archive = zipfile.ZipFile(archive or io.BytesIO(file.read()))
+        archive = zipfile.ZipFile(file.path or io.BytesIO(file.read()))
     except DAMAGED as error:
-        raise DataError(
-            f"{file.where}: damaged zip ({error}): fetch it again"
-        ) from error
+        fault = f"{file.where}: damaged zip ({error}): fetch it again"
+        raise DataError(fault) from error
     for info in archive.infolist():
         if not info.is_dir():
-            member = File(
-                f"{file.where}!{info.filename}",
-                (*file.stamp, info.CRC, info.file_size),
-                partial(archive.read, info),
-            )
-            _add(files, prefix / info.filename, member)
-
-
-def find_file(files: Mapping[str, File], name: str) -> File:
-    """The file of that name, or of the name without `train/` or `test/`.
-
-    Args:
-        files: what `index_files` returned.
-        name: for example `"train.csv"` or `"train/images/<id>"`.
-
-    Returns:
-        `File`.
-
-    Raises:
-        DataError: if there is neither.
-    """
-    short = name.split("/", 1)[1] if name.count("/") > 1 else name
-    file = files.get(name) or files.get(short)
-    if file is None:
-        raise DataError(f"{name} is missing from the data. {ADVICE}")
-    return file
-
-
-def extract(archive: Path | str, folder: Path | str) -> Path:
-    """Unpack a zip into a new folder, completely or not at all.
-
-    Args:
-        archive: path of the zip.
-        folder: the folder to make; it must not exist yet.
-
-    Returns:
-        The folder, `pathlib.Path`.
-
-    Raises:
-        DataError: for a damaged zip, or a member that would land outside the folder
-            (`../x`, an absolute path, a drive letter); nothing is written then.
-        ValueError: if the folder exists.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"{folder} exists: delete it, or extract to another folder")
-    try:
-        with zipfile.ZipFile(archive) as zipped, atomic_write(folder) as beside:
-            for name in zipped.namelist():
-                parts = PurePosixPath(name.replace("\\", "/")).parts
-                if ".." in parts or name.startswith(("/", "\\")) or ":" in name:
-                    raise DataError(
-                        f"{archive}: member {name!r} would be written outside "
-                        f"{folder}: do not use this file, fetch it again"
-                    )
-            beside.mkdir()
-            zipped.extractall(beside)
-    except DAMAGED as error:
-        raise DataError(
-            f"{archive}: cannot unpack ({error}): fetch it again"
-        ) from error
-    return folder
+            where, read = f"{file.where}!{info.filename}", partial(archive.read, info)
+            _add(files, prefix / info.filename, File(where, read))

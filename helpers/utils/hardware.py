@@ -1,44 +1,40 @@
-"""What this machine is good at: accelerators, number formats, compilers."""
+"""What the machine offers: accelerators, number formats, a compiler."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import platform
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-POLITE = {  # less noise, and memory of the accelerator is left for other processes
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}  # and memory is left for other processes:
+QUIET |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
-Tensor = Any  # of whichever backend, or Keras' own while a model is built
+Tensor = Any  # of any backend, or Keras' own while a model is being built
 
 
 def load_keras() -> ModuleType:
-    """Import Keras and its backend without TensorFlow's C++ messages.
-
-    TensorFlow writes to the process's stderr before it can be asked not to, which
-    would end up in every notebook.
-    """
-    for name, value in POLITE.items():
+    """Import Keras and its backend without the messages of TensorFlow's C++ code."""
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with quiet():
+    stderr = os.dup(2)  # C++ code writes there, past Python's `sys.stderr`
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
         import keras
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
     return keras
 
 
 def accelerators() -> list[str]:
     """Names of all GPUs or TPUs that Keras' backend sees: list of str."""
-    keras = load_keras()
-    if keras.backend.backend() == "torch":  # which Keras cannot ask
-        import torch
-
-        return [f"gpu:{number}" for number in range(torch.cuda.device_count())]
-    devices = keras.distribution.list_devices()
+    devices = load_keras().distribution.list_devices()
     return [device for device in devices if not device.lower().startswith("cpu")]
 
 
@@ -47,67 +43,42 @@ def accelerator() -> str:
     return next(iter(accelerators()), "")
 
 
-def choose_precision() -> tuple[str, str]:
-    """The fastest number format for this machine, and why.
+def describe_device() -> str:
+    """What models run on, such as `"Tesla T4"` or a processor's name: str."""
+    if accelerator():
+        return _gpu_details()[0] or accelerator()
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    found = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
 
-    Weights, losses and scores stay in float32 in any case.
 
-    Returns:
-        `(policy, reason)`: the name of a Keras dtype policy, and words for people.
+def half_precision() -> str:
+    """The 16-bit dtype policy that may be faster here than float32: str.
+
+    `"mixed_bfloat16"`, which has the range of float32, except on NVIDIA's GPUs before
+    Ampere, which multiply float16 only (compute capability below 8; a T4 has 7.5).
+    Weights, losses and scores stay in float32. https://developer.nvidia.com/cuda-gpus
     """
-    device = accelerator().lower()
-    if device.startswith("tpu"):
-        return "mixed_bfloat16", "made for TPUs"
-    if device:
-        return _precision_on_gpu(compute_capability())
-    if load_keras().backend.backend() == "tensorflow" and _cpu_flags() & BFLOAT16_FLAGS:
-        return "mixed_bfloat16", "this CPU multiplies bfloat16 natively"
-    return "float32", "this CPU has no fast 16-bit arithmetic"
+    capability = _gpu_details()[1] if accelerator().lower().startswith("gpu") else None
+    return "mixed_float16" if capability and capability < (8, 0) else "mixed_bfloat16"
 
 
-def _precision_on_gpu(capability: tuple[int, ...] | None) -> tuple[str, str]:
-    """The rule for NVIDIA's generations, by their compute capability."""
-    if capability is None:
-        return "float32", "a GPU of unknown make"
-    if capability >= (8, 0):  # Ampere, A100 and later
-        return "mixed_bfloat16", "tensor cores, and the range of float32 in 16 bits"
-    if capability >= (7, 0):  # Volta and Turing: V100, T4
-        return "mixed_float16", "tensor cores; the loss is scaled to save gradients"
-    return "float32", "a GPU without tensor cores gains nothing from 16 bits"
-
-
-def compute_capability() -> tuple[int, ...] | None:
-    """NVIDIA's number of the first GPU's generation: (7, 5) is a T4; `None` elsewhere.
-
-    Source: https://developer.nvidia.com/cuda-gpus
-    """
-    backend = load_keras().backend.backend()
-    if backend == "torch":
-        import torch
-
-        return torch.cuda.get_device_capability()
-    if backend == "jax":
+def _gpu_details() -> tuple[str, tuple[int, ...] | None]:
+    """Name and compute capability of the first accelerator, as far as it has them."""
+    if load_keras().backend.backend() == "jax":
         import jax
 
-        number = getattr(jax.devices()[0], "compute_capability", None)
-        return number and tuple(int(part) for part in str(number).split("."))
+        device = jax.devices()[0]
+        version = getattr(device, "compute_capability", None)
+        capability = tuple(map(int, version.split("."))) if version else None
+        return device.device_kind, capability
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details(gpus[0])
-    return details.get("compute_capability")
-
-
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-
-
-def _cpu_flags() -> set[str]:
-    """What a Linux CPU says it can do; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+    return details.get("device_name", ""), details.get("compute_capability")
 
 
 @contextmanager
@@ -115,50 +86,18 @@ def precision(policy: str) -> Iterator[None]:
     """Build and compile models in this Keras dtype policy, inside a `with` block."""
     keras = load_keras()
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
     try:
+        keras.config.set_dtype_policy(policy)
         yield
     finally:
         keras.config.set_dtype_policy(before)
 
 
 def jit_compile() -> bool | str:
-    """XLA compiles for one accelerator; TensorFlow's own CPU kernels are faster.
+    """Keras' `jit_compile`: XLA on a single accelerator, otherwise not on TensorFlow.
 
-    Nor does it compile what several devices tell each other within a step.
+    TensorFlow's own CPU kernels are faster, and XLA does not compile the communication
+    between several devices.
     """
-    if load_keras().backend.backend() == "tensorflow" and len(accelerators()) != 1:
-        return False
-    return "auto"
-
-
-def compiled(function: Callable) -> Callable:
-    """Decorate a function of arrays: compiled where single operations are slow.
-
-    That is on JAX, which then compiles it anew for every shape that it is called with.
-    On TensorFlow and PyTorch the function stays as it is.
-
-    Args:
-        function: of arrays or tensors, without side effects.
-
-    Returns:
-        A function of the same arguments.
-    """
-    if load_keras().backend.backend() != "jax":
-        return function
-    import jax
-
-    return jax.jit(function)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the process's stderr, below Python's own."""
-    stderr = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    tensorflow = load_keras().backend.backend() == "tensorflow"
+    return False if tensorflow and len(accelerators()) != 1 else "auto"

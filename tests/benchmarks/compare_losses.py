@@ -1,9 +1,9 @@
-"""The long comparison of losses: every loss on the same folds, seeds and budget.
+"""A long comparison of losses: each on the same folds, seeds and budget.
 
 Usage: SALT_DATA_DIR=... python tests/benchmarks/compare_losses.py [--folds 2]
 
-Each fold is another training with another seed, examined on other tiles. Writes
-notebooks/losses_long.csv; trainings that are there already are read, not repeated.
+Each fold is a training run with its own seed, evaluated on its own tiles. Writes
+notebooks/losses_long.csv; finished runs are read, not repeated.
 """
 
 import argparse
@@ -21,42 +21,40 @@ from helpers.utils.files import atomic_write
 
 BUDGET = config.Budget(epochs=10, size=64, tiles=1600, batch_size=16)
 NAMES = ("bce", "focal", "dice", "bce+dice", "lovasz", "lovasz-elu", "jain-mix")
-RECIPES = {name: [name] for name in NAMES} | {"bce-then-lovasz": ["bce", "lovasz-elu"]}
+STAGES = {name: [name] for name in NAMES} | {"bce-then-lovasz": ["bce", "lovasz-elu"]}
 
 
 def system_of(name):
     """Notebook 04's small U-Net with this loss."""
     network = systems.Network(filters=8, depth=4, residual=True)
-    count = len(RECIPES[name])
-    stages = tuple(
-        systems.Stage(loss, BUDGET.epochs // count) for loss in RECIPES[name]
-    )
+    epochs = BUDGET.epochs // len(STAGES[name])
+    stages = tuple(systems.Stage(loss, epochs) for loss in STAGES[name])
     base = replace(systems.get("salt-net"), network=network, tta=False, stages=stages)
     return replace(base, name=f"long-{name}").within(BUDGET)
 
 
 def main():
-    """Train what is missing and write the table."""
+    """Train the missing runs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folds", type=int, default=2)
     folds = range(parser.parse_args().folds)
     settings = config.start()
     tiles = data.load_tiles(settings)
-    dealt = data.make_folds(tiles, seed=settings.seed)
-    scores = {name: [] for name in RECIPES}
+    fold_of_tile = data.make_folds(tiles, seed=settings.seed)
+    scores = {name: [] for name in STAGES}
     for fold in folds:
-        for name in RECIPES:
+        for name in STAGES:
             run = training.fit(system_of(name), tiles, fold, settings, verbose=0)
             _, probabilities = run.validation()
-            masks = tiles.masks[dealt == fold]
+            masks = tiles.masks[fold_of_tile == fold]
             scores[name].append(inference.cross_fit(masks, probabilities)[1])
             print(f"{name:16} fold {fold}: {scores[name][-1].mean():.4f}", flush=True)
-    with atomic_write(ROOT / "notebooks" / "losses_long.csv") as beside:
-        table(scores).to_csv(beside, index=False, float_format="%.3f")
+    with atomic_write(ROOT / "notebooks" / "losses_long.csv") as path:
+        table(scores).to_csv(path, index=False, float_format="%.3f")
 
 
 def table(scores):
-    """A row per loss: mean, interval over tiles, and the paired one against BCE."""
+    """A row per loss: mean, confidence interval, and that of its gain over BCE."""
     rows = []
     reference = np.concatenate(scores["bce"])
     for name, folds in scores.items():

@@ -1,11 +1,11 @@
-"""What a 3 x 3 convolution of 32 groups costs on a CPU, done in one way or another.
+"""What a 3 x 3 convolution of 32 groups costs on a CPU, computed in different ways.
 
 Usage: python tests/benchmarks/grouped_convolution.py [--batch 4] [--native]
 
-Forward and backward, as in training, at the sizes that SE-ResNeXt has with `stem_stride=1` on
-tiles of 128 pixels. A bundle puts groups into one ordinary convolution whose kernel is
-zero between them: "split" is one group each, "whole" all groups in one. `--native` adds
-TensorFlow's own grouped convolution, which takes minutes.
+Forward and backward, as in training, at the sizes that SE-ResNeXt has with
+`stem_stride=1` on tiles of 128 pixels. A bundle puts several groups into one ordinary
+convolution whose kernel is zero between them: "split" is one group each, "whole" puts
+all groups into one. `--native` adds TensorFlow's own convolution (takes minutes).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from helpers.utils import hardware
 keras = hardware.load_keras()
 import tensorflow as tf  # its kernels are what is measured
 
-from helpers.backbones.resnet import GroupedConv2D
+from helpers.backbones.layers import GroupedConv2D
 
 SHAPES = ((128, 128), (64, 256), (32, 512), (16, 1024))  # side, channels
 WAYS = {"split": 1, "16": 16, "32": 32, "64": 64, "128": 128, "whole": 1 << 20}

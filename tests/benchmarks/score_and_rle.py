@@ -18,7 +18,7 @@ COUNT, SLOW = 18_000, 500  # the slow loops are timed on fewer tiles
 
 
 def masks(count, seed):
-    """Smooth blobs of many sizes, two in five of them empty."""
+    """Smooth blobs of many sizes; 40 % are empty."""
     rng = np.random.default_rng(seed)
     some = ndimage.gaussian_filter(rng.normal(size=(200, 101, 101)), (0, 12, 12))
     some = some > np.quantile(some, rng.uniform(0.2, 0.99, 200))[:, None, None]
@@ -27,7 +27,7 @@ def masks(count, seed):
 
 
 def histogram_score(truth, guess):
-    """The loop that most public kernels use, with its range mended."""
+    """The loop of most public kernels, with the correct range."""
     cells = np.histogram2d(
         truth.ravel(), guess.ravel(), bins=2, range=[[0, 1], [0, 1]]
     )[0]

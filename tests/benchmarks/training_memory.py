@@ -1,9 +1,9 @@
-"""Peak memory of a full training of our U-Net, from reading to the finished run.
+"""Peak memory of a full training run of our U-Net, from reading to the finished run.
 
 Usage: python tests/benchmarks/training_memory.py [--tiles 4000] [--epochs 4]
 
-Prints the most memory that this process has had. Promised: 3 GiB or less. It grows
-with tiles, hardly with epochs: a few are enough to see it.
+Prints the peak memory of this process, which should be 3 GiB or less. It grows with
+the tiles, hardly with the epochs: a few show it.
 """
 
 import argparse

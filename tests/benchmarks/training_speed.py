@@ -9,7 +9,7 @@ On the fastest network there is, where they weigh most, at batch 32 and 128 x 12
 - a step under a Lovasz loss of each image over one under binary cross-entropy.
   Promised: 1.15 or less.
 
-What is compared takes turns. Printed are the median times by the clock and the ratio
+The variants take turns. Printed are the median times by the clock and the ratio
 of each round, and the ratio of the processor's time, which other work on the machine
 disturbs less.
 """
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from helpers.utils import hardware
 
 keras = hardware.load_keras()
-from input_pipeline import BENT, FULL, OLSEN
+from input_pipeline import DISTORTED, FULL, OLSEN
 
 from helpers import losses, systems, training
 from helpers.batches import TileBatches
@@ -51,7 +51,7 @@ class Ready(keras.utils.PyDataset):
 
 
 def compiled(network, policy, loss, metrics=()):
-    """The network, ready to be trained as `training` does."""
+    """The network, compiled as `training` compiles it."""
     with hardware.precision(policy):
         model = keras.Model(network.input, network.output)
         model.compile(
@@ -100,7 +100,7 @@ def epochs(network, policy, rounds, count):
     changes = {
         "one affine, tone curves": FULL,
         "Olsen's list": OLSEN,
-        "everything everywhere": BENT,
+        "everything everywhere": DISTORTED,
     }
     sets = {
         name: TileBatches(images, images > 128, SYSTEM.transform, BATCH, augmentation)
@@ -138,8 +138,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiles", type=int, default=320)
     arguments = parser.parse_args()
-    policies = dict.fromkeys([hardware.choose_precision()[0], "float32"])
-    for policy in policies:
+    for policy in ("float32", hardware.half_precision()):
         network = training.build_model(SYSTEM, policy)
         epochs(network, policy, arguments.rounds, arguments.tiles)
         steps(network, policy, arguments.rounds)

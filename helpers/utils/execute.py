@@ -1,0 +1,183 @@
+"""Run notebooks in fresh kernels, and show how far they and their training runs are."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from tqdm import tqdm
+
+from helpers.utils.files import DataError, atomic_write
+
+SECONDS = "seconds"  # in a notebook's metadata: how long each code cell took
+REFRESH = 1.0 if sys.stderr.isatty() else 15.0  # seconds
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def run(paths: Sequence[Path], executed: Path, runs_dir: Path) -> str:
+    """Run notebooks one after the other, with a progress bar for each.
+
+    Beside the cells, the bar shows the epoch, the score and the time left of the
+    current training run, and the time left in all. Ctrl-C and SIGTERM interrupt the
+    kernel, in which a training run finishes its epoch; a second one ends it at once.
+
+    Args:
+        paths: of the notebooks, which are not changed.
+        executed: folder for the executed copies, also of one that fails.
+        runs_dir: where training runs are kept.
+
+    Returns:
+        `""`, or the notebook and cell that failed and its error.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM.
+    """
+    books = [nbformat.read(path, as_version=4) for path in paths]
+    clock = Clock([seconds for book in books for seconds in _cell_seconds(book)])
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for path, book in zip(paths, books, strict=True):
+            fault = _run_one(path, book, clock, runs_dir)
+            _keep_images(book)
+            with atomic_write(executed / path.name) as beside:
+                nbformat.write(book, beside)
+            if fault:
+                return f"{path.name} failed in {fault}"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return ""
+
+
+class Clock:
+    """Time left of all cells, from the time that each took when outputs were made.
+
+    Args:
+        seconds: of each code cell, in order.
+    """
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.cells, self.done, self.began = seconds, 0, time.monotonic()
+
+    def left(self, training: float | None = None) -> float:
+        """Seconds left; `training` is the time left of the current training run."""
+        past, rest = sum(self.cells[: self.done]), self.cells[self.done :]
+        pace = (time.monotonic() - self.began + 30) / (past + 30)
+        if training is None:
+            pace = pace if past else 1.0
+            training = pace * sum(rest[:1])
+        return training + pace * sum(rest[1:])
+
+
+def _cell_seconds(book: Any) -> list[float]:
+    count = sum(cell.cell_type == "code" for cell in book.cells)
+    return (book.metadata.get(SECONDS, []) + [1.0] * count)[:count]
+
+
+def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
+    """Execute a notebook in place; returns the cell that failed and its error."""
+    current, interrupted, began = [0], False, time.time()
+    cells = len(_cell_seconds(book))
+    bar = tqdm(total=cells, desc=path.stem, unit="cell", dynamic_ncols=True)
+
+    def cell_done(**_: Any) -> None:
+        bar.update()
+        clock.done += 1
+
+    client = NotebookClient(
+        book,
+        timeout=None,
+        kernel_name="python3",
+        coalesce_streams=True,
+        store_widget_state=False,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_start=lambda cell, cell_index: current.append(cell_index),
+        on_cell_executed=cell_done,
+    )
+    with bar, ThreadPoolExecutor(1) as pool:
+        job = pool.submit(client.execute)  # so that signals come to this thread
+        while not job.done():
+            try:
+                text, left = training_progress(runs_dir, began)
+                total = tqdm.format_interval(clock.left(left))
+                bar.set_postfix_str(f"{text}{total} left in all")
+                wait([job], timeout=REFRESH)
+            except KeyboardInterrupt:
+                number = signal.SIGKILL if interrupted else signal.SIGINT
+                with contextlib.suppress(AttributeError, ProcessLookupError):
+                    provisioner: Any = client.km and client.km.provisioner
+                    os.kill(provisioner.pid, number)  # not there yet, or gone
+                if not interrupted:
+                    bar.write("stopping (a training run finishes its epoch first)")
+                interrupted = True
+    try:
+        job.result()
+    except (CellExecutionError, DeadKernelError) as error:
+        if not interrupted:
+            return _fault(book.cells, current[-1], error)
+    if interrupted:
+        raise KeyboardInterrupt(f"in {path.name}: the same command goes on")
+    return ""
+
+
+def training_progress(runs_dir: Path, since: float) -> tuple[str, float | None]:
+    """How far the current training run has come.
+
+    Args:
+        runs_dir: folder of the runs.
+        since: seconds since 1970; runs that were left unfinished before do not count.
+
+    Returns:
+        `(text, seconds)`: name, epoch, score and time left in words, and the time left,
+        `None` in the first epoch; `("", None)` if nothing is being trained.
+    """
+    try:
+        plans = runs_dir.glob("*/fold-*/work/plan.json")
+        changed = {plan: plan.stat().st_mtime for plan in plans}
+        plan = max(changed, key=changed.__getitem__, default=None)
+        if plan is None or changed[plan] < since:
+            return "", None
+        stages = json.loads(plan.read_text())["system"]["stages"]
+        folder = plan.parents[1]
+        epochs = sum(stage["epochs"] for stage in stages)
+        table = folder / "history.csv"
+        rows = list(csv.DictReader(table.open())) if table.exists() else []
+    except FileNotFoundError:  # the run has just been finished
+        return "", None
+    text = f"{folder.parent.name}: epoch {len(rows) + 1} of {epochs}"
+    if not rows:
+        return f"{text}; ", None
+    left = (epochs - len(rows)) * float(rows[-1]["seconds"])
+    score = float(rows[-1]["val_score"])
+    return f"{text}, score {score:.3f}, {tqdm.format_interval(left)} left; ", left
+
+
+def _fault(cells: list, number: int, error: Exception) -> str:
+    """The cell that failed, and its error; of bad data the message alone."""
+    text = str(error)
+    if getattr(error, "ename", "") == DataError.__name__:
+        text = getattr(error, "evalue", text)
+    first = cells[number].source.strip().split("\n")[0]
+    return f"cell {number} (`{first}`):\n" + re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _keep_images(book: Any) -> None:
+    """Remove widgets, which end with their kernel, but not their still pictures."""
+    for cell in book.cells:
+        for output in [
+            o for o in cell.get("outputs", []) if WIDGET in o.get("data", {})
+        ]:
+            del output.data[WIDGET]
+            if "image/png" not in output.data:
+                cell.outputs.remove(output)
