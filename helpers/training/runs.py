@@ -142,9 +142,8 @@ def begin(run: Run, plan: dict[str, Any], state: str) -> Checkpoints:
     if state not in ("", "begun"):
         aside = run.folder.with_name(time.strftime("%Y%m%d-%H%M%S-") + run.folder.name)
         print(f"{run.folder}: {state}, moved to {run.folder.rename(aside).name}")
-    if state != "begun":
-        with atomic_write(run.folder / PLAN_FILE) as beside:
-            beside.write_text(json.dumps(plan))
+    with atomic_write(run.folder / PLAN_FILE) as beside:
+        beside.write_text(json.dumps(plan))
     checkpoints = Checkpoints(run.folder)
     if checkpoints.history:
         print(f"going on after epoch {len(checkpoints.history)} in {plan['precision']}")
