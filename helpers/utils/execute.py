@@ -155,7 +155,7 @@ def training_progress(runs_dir: Path, since: float) -> tuple[str, float | None]:
         rows = list(csv.DictReader(table.open())) if table.exists() else []
     except FileNotFoundError:  # the run has just been finished
         return "", None
-    text = f"{folder.parent.name}: epoch {len(rows) + 1} of {epochs}"
+    text = f"{folder.parent.name}: epoch {min(len(rows) + 1, epochs)} of {epochs}"
     if not rows:
         return f"{text}; ", None
     left = (epochs - len(rows)) * float(rows[-1]["seconds"])
