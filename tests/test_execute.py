@@ -105,6 +105,8 @@ def test_interrupt_ends_in_one_line(number, tmp_path):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        # which a job in the background ignores, and would pass on:
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (tmp_path / "there").exists():
         assert process.poll() is None
