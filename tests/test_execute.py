@@ -83,9 +83,14 @@ def test_time_left_follows_the_pace_of_this_machine(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     clock = execute.Clock([270.0, 60.0, 30.0])
     assert clock.left() == 360  # as recorded
-    clock.done, now[0] = 1, 100 + 2 * 300 - 30  # twice as long as recorded
+    now[0] += 100
+    assert clock.left() == 260
+    assert clock.left(600.0) == 690  # a training run knows better
+    now[0] += 2 * 300 - 30 - 100  # the first cell took twice as long as recorded
+    clock.next_cell()
     assert clock.left() == 180
-    assert clock.left(600.0) == 660  # a training run knows better
+    now[0] += 500  # longer than expected
+    assert clock.left() == 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -67,16 +67,21 @@ class Clock:
     """
 
     def __init__(self, seconds: list[float]) -> None:
-        self.cells, self.done, self.began = seconds, 0, time.monotonic()
+        self.past, self.rest = 0.0, list(seconds)
+        self.began = self.cell_began = time.monotonic()
+
+    def next_cell(self) -> None:
+        """A cell is done."""
+        self.past += self.rest.pop(0)
+        self.cell_began = time.monotonic()
 
     def left(self, training: float | None = None) -> float:
         """Seconds left; `training` is the time left of the current training run."""
-        past, rest = sum(self.cells[: self.done]), self.cells[self.done :]
-        pace = (time.monotonic() - self.began + 30) / (past + 30)
+        pace = (self.cell_began - self.began + 30) / (self.past + 30)
         if training is None:
-            pace = pace if past else 1.0
-            training = pace * sum(rest[:1])
-        return training + pace * sum(rest[1:])
+            in_cell = time.monotonic() - self.cell_began
+            training = max(pace * sum(self.rest[:1]) - in_cell, 0.0)
+        return training + pace * sum(self.rest[1:])
 
 
 def _cell_seconds(book: Any) -> list[float]:
@@ -92,7 +97,7 @@ def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
 
     def cell_done(**_: Any) -> None:
         bar.update()
-        clock.done += 1
+        clock.next_cell()
 
     client = NotebookClient(
         book,
