@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 1 for a failure. A training run that was asked to stop
-        gives 130, and the same command goes on with it.
+        gives 130, and the same command resumes it.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:  # its text says what was kept
-        print(f"stopped {stop}", file=sys.stderr)
+        text = str(stop) or "at once: run the same command to resume"
+        print(f"stopped {text}", file=sys.stderr)
         return STOPPED
 
 
@@ -120,7 +121,7 @@ def _check_systems(options: argparse.Namespace, settings: Settings) -> None:
     if not 0 <= options.fold < folds:
         own = min(row.folds for row in _rows(options.system))
         why = " (under a budget all systems have the same folds)" if own > folds else ""
-        raise ValueError(f"--fold: {options.fold} is none of 0 to {folds - 1}{why}")
+        raise ValueError(f"--fold: must be 0 to {folds - 1}, not {options.fold}{why}")
     one_file = options.weights not in (None, "none", "imagenet")
     if len(options.planned) > 1 and one_file:
         raise ValueError(f"--weights: one file does not fit all of {options.system}")
@@ -129,7 +130,7 @@ def _check_systems(options: argparse.Namespace, settings: Settings) -> None:
 def _planned(options: argparse.Namespace, settings: Settings) -> list:
     """The systems to train, each cut to its budget in this profile.
 
-    A row from a file is trained as it stands there.
+    A row from a file is trained as it is.
     """
     from helpers import systems
 
@@ -142,7 +143,9 @@ def _planned(options: argparse.Namespace, settings: Settings) -> list:
         if options.system.endswith(".json"):
             budget = Budget(None, row.transform.size, row.tiles)
         row = row.within(replace(budget, epochs=options.epochs or budget.epochs))
-        planned.append(row.with_weights(options.weights) if options.weights else row)
+        if options.weights is not None:
+            row = row.with_weights(options.weights)
+        planned.append(row)
     return planned
 
 
@@ -192,7 +195,10 @@ def _predict(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{len(left_out)} tiles")
     else:
         print("no tile was left out by all systems: no score")
-    print(post_process)
+    print(
+        f"threshold {post_process.threshold:g}, "
+        f"masks under {post_process.min_mask_size} pixels emptied"
+    )
     test = data.load_test_tiles(settings)
     masks = post_process(runs.predict(members, test.images, tqdm))
     masks = submission.empty_constant(masks, test.constant)

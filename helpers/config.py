@@ -152,7 +152,9 @@ def _choose_profile(wanted: str, data: Path | str) -> tuple[str, str]:
     if wanted in PROFILES:
         return wanted, "set by SALT_PROFILE"
     if wanted:
-        raise ValueError(f"SALT_PROFILE: {wanted!r} is none of {', '.join(PROFILES)}")
+        raise ValueError(
+            f"SALT_PROFILE: {wanted!r} must be one of {', '.join(PROFILES)}"
+        )
     if not accelerator():
         return "quick", "no accelerator"
     if data == SYNTHETIC:

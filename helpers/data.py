@@ -228,7 +228,7 @@ def _read(file: File, rle: str | None = None) -> np.ndarray:
     channels = pixels.reshape(*pixels.shape[:2], -1)[..., :3]  # drops transparency
     pixels, fault = channels[..., 0], ""
     if pixels.shape != (TILE, TILE):
-        fault = f"has shape {pixels.shape}, a tile ({TILE}, {TILE})"
+        fault = f"has shape {pixels.shape}, expected ({TILE}, {TILE})"
     elif expected is not None:
         pixels = pixels > 0
         if wrong := np.count_nonzero(pixels != expected):

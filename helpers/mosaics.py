@@ -29,22 +29,6 @@ def find_sections(images: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def assemble(
-    start: int, neighbors: tuple[np.ndarray, np.ndarray]
-) -> dict[int, tuple[int, int]]:
-    """Row and column of each tile in the section of `start`, from `find_neighbors`."""
-    places, queue = {start: (0, 0)}, [start]
-    for tile in queue:
-        row, column = places[tile]
-        for pairs, (down, across) in zip(neighbors, ((0, 1), (1, 0)), strict=True):
-            for near, step in ((pairs, 1), (pairs[:, ::-1], -1)):
-                for other in near[near[:, 0] == tile, 1].tolist():
-                    if other not in places:
-                        places[other] = (row + step * down, column + step * across)
-                        queue.append(other)
-    return places
-
-
 def _describe(last: np.ndarray, before: np.ndarray) -> np.ndarray:
     """An edge, extrapolated by half a pixel, and its slope: unit vectors (n, 201)."""
     edge = 1.5 * last.astype(np.float32) - 0.5 * before

@@ -105,5 +105,5 @@ def _fault_in_ids(ids: list[str], expected: set[str]) -> str:
     if lost := expected - {*ids}:
         return f"{len(lost)} tiles are missing, e.g. {min(lost)}: predict them too"
     if unknown := {*ids} - expected:
-        return f"{len(unknown)} ids are no test tiles, e.g. {min(unknown)}: drop them"
+        return f"{len(unknown)} ids are not test tiles, e.g. {min(unknown)}: drop them"
     return ""

@@ -101,7 +101,7 @@ def test_killed_run_ends_as_if_nothing_had_happened():
     """A real kill in a plateau, whose count of epochs must survive it."""
     words = killed("--quick")
     assert words.count("kill 1: in epoch") == 1 and "no difference" in words
-    assert "going on after epoch" in words
+    assert "resuming after epoch" in words
 
 
 @pytest.mark.slow

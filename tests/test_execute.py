@@ -93,8 +93,12 @@ def test_time_left_follows_the_pace_of_this_machine(monkeypatch):
     assert clock.left() == 60
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_ends_in_one_line(number, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "seconds"),
+    [(signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGINT, 0.2)],
+    ids=["SIGINT", "SIGTERM", "while the kernel starts"],
+)
+def test_interrupt_ends_in_one_line(number, seconds, tmp_path):
     path = book(
         tmp_path / "01_a.ipynb", f"open(r'{tmp_path}/there', 'w')", "import time",
         "time.sleep(60)",
@@ -113,14 +117,20 @@ def test_interrupt_ends_in_one_line(number, tmp_path):
         # which a job in the background ignores, and would pass on:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not (tmp_path / "there").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    time.sleep(1)
+    if seconds is None:
+        while not (tmp_path / "there").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(1)
+    else:
+        text = ""
+        while "01_a" not in text:
+            text += process.stderr.read(1)
+        time.sleep(seconds)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip().splitlines()[-1] == (
-        "stopped in 01_a.ipynb: the same command goes on"
+        "stopped in 01_a.ipynb: run the same command to resume"
     )
     assert "Traceback" not in err and "Error" not in err

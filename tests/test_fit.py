@@ -83,7 +83,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
         training.fit(TINY, tiles, 0, settings, verbose=0)
     assert runs.find_runs(settings.runs_dir) == []
     assert_same(training.fit(TINY, tiles, 0, settings, verbose=0), finished[0])
-    assert f"going on after epoch {epoch}" in capsys.readouterr().out
+    assert f"resuming after epoch {epoch}" in capsys.readouterr().out
 
 
 def test_while_it_trains_its_progress_can_be_read(tiles, settings):
@@ -214,14 +214,14 @@ def test_stop_after_the_epoch_loses_nothing(finished, tiles, settings, capsys):
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(training.Stopped, match="the same call goes on"):
+    with pytest.raises(training.Stopped, match="the same call resumes"):
         training.fit(TINY, tiles, 0, settings, verbose=0, show=ask)
     assert signal.getsignal(signal.SIGINT) is before
     assert "stopping after this epoch" in capsys.readouterr().out
     history = pd.read_csv(settings.runs_dir / "tiny" / "fold-0" / "history.csv")
     assert len(history) in (1, 2)  # as the signal came before or after the check
     assert_same(training.fit(TINY, tiles, 0, settings, verbose=0), finished[0])
-    assert f"going on after epoch {len(history)} in" in capsys.readouterr().out
+    assert f"resuming after epoch {len(history)} in" in capsys.readouterr().out
 
 
 def test_second_request_stops_at_once():

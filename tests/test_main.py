@@ -37,8 +37,8 @@ def book(path, *cells):
         (["--only", "02,09"], "no notebook '09'"),
         (["--frobnicate"], "unrecognized arguments"),
         (["train", "salt-nett"], "did you mean salt-net"),
-        (["train", "salt-net", "--fold", "7"], "7 is none of 0 to 4\n"),
-        (["train", "lavinama-unet", "--fold", "7"], "4 (under a budget all systems"),
+        (["train", "salt-net", "--fold", "7"], "must be 0 to 4, not 7\n"),
+        (["train", "lavinama-unet", "--fold", "7"], "7 (under a budget all systems"),
         (["train", "olsen-ensemble", "--weights", "a.h5"], "does not fit all of olsen"),
         (["train", "salt-net", "--epochs", "0"], "at least 1, not 0"),
         (["predict", "salt-net", "olsen"], "unknown system 'olsen'"),
@@ -105,7 +105,7 @@ def test_train_writes_a_run(smoke, monkeypatch, capsys):
 
 def test_training_that_is_stopped_has_a_status_of_its_own(monkeypatch, capsys):
     def stopped(*args):
-        raise training.Stopped("after an epoch of salt-net: the same call goes on")
+        raise training.Stopped("after an epoch of salt-net: the same call resumes")
 
     monkeypatch.setattr(training, "estimate", lambda *args: 0.0)
     monkeypatch.setattr(training, "fit", stopped)

@@ -79,14 +79,6 @@ def test_blocks_change_nothing(images, monkeypatch):
         assert np.array_equal(one, two)
 
 
-def test_mosaic_is_assembled_from_any_of_its_tiles(images):
-    neighbors = mosaics.find_neighbors(images)
-    places = mosaics.assemble(10, neighbors)  # row 1, column 1 of the second section
-    expected = {6 + 3 * row + c: (row - 1, c - 1) for row, c in np.ndindex(2, 3)}
-    assert places == expected
-    assert mosaics.assemble(len(images) - 1, neighbors) == {len(images) - 1: (0, 0)}
-
-
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_tiles_have_no_neighbors(count, images):
     sections = mosaics.find_sections(images[-4:][:count])

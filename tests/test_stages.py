@@ -147,9 +147,9 @@ def test_every_dropout_layer_has_a_seed_of_its_own_in_every_epoch():
     [
         (Stage("bce", 1, gate=0.1), r"Stage\(gate=...\) needs Network\(gate=True\)"),
         (Stage("bce", 1, deep_supervision=0.1), r"Network\(deep_supervision=True\)"),
-        (Stage("bce", 1, optimizer="sgd"), "'sgd' is none of .*'rmsprop'"),
+        (Stage("bce", 1, optimizer="sgd"), "'sgd' must be one of .*'rmsprop'"),
         (Stage("bced", 1), "unknown loss 'bced'"),
-        (Stage("bce", 1, schedule="plataeu"), "'plataeu' is none of .*'plateau'"),
+        (Stage("bce", 1, schedule="plataeu"), "'plataeu' must be one of .*'plateau'"),
     ],
 )
 def test_row_that_contradicts_itself_is_refused(stage, message, tiles, settings):

@@ -182,7 +182,7 @@ def test_real_training_is_stopped_and_goes_on(tab, settings):
         tab.stop.click()
         wait(lambda: tab.process is None)
         assert done < epochs() < 400 and not tab.added
-        assert "goes on" in tab.state.value
+        assert "resumes" in tab.state.value
         done = epochs()
     assert list(run.history()["epoch"]) == list(range(done))
 

@@ -19,7 +19,7 @@ def to_rgb(x: Tensor, preprocess_input: Callable | None = None) -> Tensor:
 
     By Keras' `preprocess_input` of [0, 255], or ImageNet's mean and standard deviation.
     """
-    x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
+    x = layers.Concatenate(name="gray_to_rgb")([x, x, x])
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     black, white = -mean / std, (1 - mean) / std
     if preprocess_input:  # Keras' functions are affine: black and white define them

@@ -1,4 +1,4 @@
-"""Weight files: downloaded, checked, and loaded only if all of them fits.
+"""Weight files: downloaded, checked, and loaded only if the whole file fits.
 
 Keras publishes the weights of its applications as HDF5 (`.h5`), timm as safetensors,
 with PyTorch's names, such as `layer1.0.conv1.weight`, and order of axes.

@@ -1,5 +1,6 @@
 """The panel's last tab: put a system together and train it in another process."""
 
+import contextlib
 import html
 import subprocess
 import sys
@@ -86,7 +87,7 @@ class Trainer:
         self.cost.value = html.escape(f"{self.system.name}: {cost}")
 
     def _start(self, _: Any) -> None:
-        """Start a process, which outlives the kernel; a stopped training goes on."""
+        """Start a process, which outlives the kernel; a stopped run is resumed."""
         settings = self.settings
         row = settings.output_dir / "rows" / f"{self.system.name}.json"
         write_system(self.system, row)
@@ -107,9 +108,10 @@ class Trainer:
         run = Run(self.settings.runs_dir / log.stem / "fold-0")
         while process.poll() is None:
             time.sleep(1)
-            if (run.folder / "history.csv").exists():
+            with contextlib.suppress(OSError):  # not there yet, or just moved aside
+                history = run.history()
                 figure = Figure(figsize=(5, 3), dpi=80, layout="constrained")
-                plotting.draw_curves(figure.subplots(), {"": run.history()}, "score")
+                plotting.draw_curves(figure.subplots(), {"": history}, "score")
                 self.image.value = charts.png(figure)
         self.process, self.train.disabled, self.stop.disabled = None, False, True
         *_, message = ["", *log.read_text(errors="replace").splitlines()]

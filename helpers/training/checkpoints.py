@@ -42,7 +42,7 @@ class Checkpoints:
                 self.newest = folder
                 break
             except (OSError, ValueError, KeyError) as error:
-                print(f"{folder}: cannot be read ({error}); using the one before")
+                print(f"{folder}: cannot be read ({error}): the one before is tried")
                 shutil.rmtree(folder)
         self._write_history()
 
@@ -68,8 +68,8 @@ class Checkpoints:
 
     def _write_history(self) -> None:
         if self.history:
-            with atomic_write(self.run / "history.csv") as beside:
-                pd.DataFrame(self.history).to_csv(beside, index=False)
+            with atomic_write(self.run / "history.csv") as temporary:
+                pd.DataFrame(self.history).to_csv(temporary, index=False)
 
 
 class SaveState(keras.callbacks.Callback):

@@ -64,14 +64,16 @@ def fit(
     if show:
         extra += [LambdaCallback(on_epoch_end=lambda *_: show(run.history()))]
     with devices.distribute() as count:
+        if count > 1:
+            print(f"{system.name}: every batch is divided among {count} devices")
         model = stages.build_model(system, plan["precision"], seed)
         checkpoints = runs.begin(run, plan, state)
         data = _batches(system, parts, stages.output_names(model), seed, count)
         devices.synchronize(model, count > 1)
         stages.train(model, system, data, checkpoints, extra, verbose)
         devices.synchronize(model, False)
-        with atomic_write(run.folder / "model.keras") as beside:
-            model.save(beside)
+        with atomic_write(run.folder / "model.keras") as temporary:
+            model.save(temporary)
     _evaluate(run, plan, system, held_out)
     return run
 
@@ -113,8 +115,8 @@ def _evaluate(run: runs.Run, plan: dict, system: System, held_out: Tiles) -> Non
     mean = (plain + mirrored) / 2 if system.tta else plain
     scores = precision_per_image(held_out.masks, mean > 0.5)
     plain, mirrored = map(inference.as_bytes, (plain, mirrored))
-    with atomic_write(run.folder / "validation.npz") as beside:
-        np.savez_compressed(beside, ids=held_out.ids, plain=plain, mirrored=mirrored)
+    with atomic_write(run.folder / "validation.npz") as temporary:
+        np.savez_compressed(temporary, ids=held_out.ids, plain=plain, mirrored=mirrored)
     result = {
         "score": float(scores.mean()),
         "confidence_interval": inference.bootstrap_ci(scores),
@@ -123,6 +125,6 @@ def _evaluate(run: runs.Run, plan: dict, system: System, held_out: Tiles) -> Non
         "seconds_per_tile": seconds_per_tile(model, repeats=2),
         "keras": f"{keras.__version__} on {keras.backend.backend()}",
     }
-    with atomic_write(run.folder / "config.json") as beside:
-        beside.write_text(json.dumps(plan | result, indent=1))
+    with atomic_write(run.folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(plan | result, indent=1))
     shutil.rmtree(run.folder / "work")

@@ -142,11 +142,11 @@ def begin(run: Run, plan: dict[str, Any], state: str) -> Checkpoints:
     if state not in ("", "begun"):
         aside = run.folder.with_name(time.strftime("%Y%m%d-%H%M%S-") + run.folder.name)
         print(f"{run.folder}: {state}, moved to {run.folder.rename(aside).name}")
-    with atomic_write(run.folder / PLAN_FILE) as beside:
-        beside.write_text(json.dumps(plan))
+    with atomic_write(run.folder / PLAN_FILE) as temporary:
+        temporary.write_text(json.dumps(plan))
     checkpoints = Checkpoints(run.folder)
     if checkpoints.history:
-        print(f"going on after epoch {len(checkpoints.history)} in {plan['precision']}")
+        print(f"resuming after epoch {len(checkpoints.history)} in {plan['precision']}")
     return checkpoints
 
 
@@ -171,10 +171,13 @@ def folds_of(settings: Settings, name: str) -> list[Run]:
     """
     found = [run for run in find_runs(settings.runs_dir) if run.system == name]
     found = [run for run in found if run.config["data"] == settings.kind]
+    if not found and [*(settings.runs_dir / name).glob(f"fold-*/{PLAN_FILE}")]:
+        fault = "begun, not finished: resume it with the command that began it"
+        raise DataError(f"{settings.runs_dir / name}: {fault}")
     if not found:
         raise DataError(
             f"{settings.runs_dir}: no finished run of {name} on {settings.kind} tiles: "
-            f"train it, or go on with it, by `python -m helpers train {name} --fold 0`"
+            f"train it by `python -m helpers train {name} --fold 0`"
         )
     for run in found[1:]:
         if not run.is_like(found[0]):
@@ -231,8 +234,8 @@ def out_of_fold(
 
 def write_system(system: System, path: Path | str) -> None:
     """Write a `System` to a JSON file, for `read_system`."""
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(asdict(system), indent=1))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(asdict(system), indent=1))
 
 
 def read_system(path: Path | str) -> System:
@@ -243,6 +246,8 @@ def read_system(path: Path | str) -> System:
     """
     try:
         entry = json.loads(Path(path).read_text())
+        if entry.get("version", VERSION) != VERSION:
+            raise ValueError("made by another version of helpers")
         return _like(systems.SYSTEMS[systems.DEFAULT], entry.get("system", entry))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         fault = f"not a system's row ({error}): give a run's config.json"

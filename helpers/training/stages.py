@@ -43,7 +43,7 @@ def check(system: System) -> None:
     for stage in system.stages:
         for name, known in (stage.schedule, SCHEDULES), (stage.optimizer, OPTIMIZERS):
             if name not in known:
-                raise ValueError(f"{system.name}: {name!r} is none of {[*known]}")
+                raise ValueError(f"{system.name}: {name!r} must be one of {[*known]}")
         for part in ("gate", "deep_supervision"):
             if getattr(stage, part) and not getattr(system.network, part):
                 fault = f"Stage({part}=...) needs Network({part}=True)"
@@ -84,7 +84,7 @@ def train(
             )
             checkpoints.load(model)  # after a plateau stage: its best weights
             if stop.asked:
-                raise Stopped(f"after an epoch of {system.name}: the same call goes on")
+                raise Stopped(f"after an epoch of {system.name}: the same call resumes")
 
 
 def _compile(model: keras.Model, stage: Stage, system: System) -> keras.Model:

@@ -59,17 +59,21 @@ def _steps(system: System, tiles: Tiles) -> float:
 def _step_times(system: System, tiles: Tiles, settings: Settings) -> tuple[int, dict]:
     """Parameters, and {policy: seconds per step}, timed once per network and device."""
     path = settings.output_dir / "step-times.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # not there, or not readable: time again
+        known = {}
     plain = replace(system, network=replace(system.network, weights=None))
-    what = [hardware.describe_device(), keras.backend.backend(), asdict(plain.network)]
-    key = json.dumps([*what, system.transform.size, system.batch_size])
+    what = [hardware.describe_device(), keras.backend.backend(), keras.__version__]
+    network = [asdict(plain.network), system.transform.size, system.batch_size]
+    key = json.dumps([*what, *network])
     parameters, times = known.get(key, (0, {}))
     for policy in ("float32", hardware.half_precision()):
         is_long = times.get("float32", LONG) * _steps(system, tiles) >= LONG
         if policy not in times and is_long:
             parameters, times[policy] = _time_step(plain, policy)
-            with atomic_write(path) as beside:
-                beside.write_text(json.dumps(known | {key: (parameters, times)}))
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(known | {key: (parameters, times)}))
     return parameters, times
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -48,10 +49,12 @@ def run(paths: Sequence[Path], executed: Path, runs_dir: Path) -> str:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for path, book in zip(paths, books, strict=True):
-            fault = _run_one(path, book, clock, runs_dir)
-            _keep_images(book)
-            with atomic_write(executed / path.name) as beside:
-                nbformat.write(book, beside)
+            try:
+                fault = _run_one(path, book, clock, runs_dir)
+            finally:
+                _keep_images(book)
+                with atomic_write(executed / path.name) as temporary:
+                    nbformat.write(book, temporary)
             if fault:
                 return f"{path.name} failed in {fault}"
     finally:
@@ -91,9 +94,14 @@ def _cell_seconds(book: Any) -> list[float]:
 
 def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
     """Execute a notebook in place; returns the cell that failed and its error."""
-    current, interrupted, began = [0], False, time.time()
+    current, interrupted, began = [0], threading.Event(), time.time()
     cells = len(_cell_seconds(book))
     bar = tqdm(total=cells, desc=path.stem, unit="cell", dynamic_ncols=True)
+
+    def cell_starts(cell: Any, cell_index: int) -> None:
+        current.append(cell_index)
+        if interrupted.is_set():  # while the kernel was idle, which ignores signals
+            raise RuntimeError("interrupted")
 
     def cell_done(**_: Any) -> None:
         bar.update()
@@ -107,7 +115,7 @@ def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
         store_widget_state=False,
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_start=lambda cell, cell_index: current.append(cell_index),
+        on_cell_start=cell_starts,
         on_cell_executed=cell_done,
     )
     with bar, ThreadPoolExecutor(1) as pool:
@@ -116,23 +124,24 @@ def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
             try:
                 text, left = training_progress(runs_dir, began)
                 total = tqdm.format_interval(clock.left(left))
-                bar.set_postfix_str(f"{text}{total} left in all")
+                bar.set_postfix_str(f"{text}total {total} left")
                 wait([job], timeout=REFRESH)
             except KeyboardInterrupt:
-                number = signal.SIGKILL if interrupted else signal.SIGINT
-                with contextlib.suppress(AttributeError, ProcessLookupError):
-                    provisioner: Any = client.km and client.km.provisioner
-                    os.kill(provisioner.pid, number)  # not there yet, or gone
-                if not interrupted:
+                number = signal.SIGKILL if interrupted.is_set() else signal.SIGINT
+                provisioner: Any = client.km and client.km.provisioner
+                pid = getattr(provisioner, "pid", None)
+                if pid and len(current) > 1:  # a kernel that is starting is let be
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                if not interrupted.is_set():
                     bar.write("stopping (a training run finishes its epoch first)")
-                interrupted = True
-    try:
-        job.result()
-    except (CellExecutionError, DeadKernelError) as error:
-        if not interrupted:
-            return _fault(book.cells, current[-1], error)
-    if interrupted:
-        raise KeyboardInterrupt(f"in {path.name}: the same command goes on")
+                interrupted.set()
+    error = job.exception()
+    if interrupted.is_set():
+        raise KeyboardInterrupt(f"in {path.name}: run the same command to resume")
+    if isinstance(error, CellExecutionError | DeadKernelError):
+        return _fault(book.cells, current[-1], error)
+    job.result()
     return ""
 
 
