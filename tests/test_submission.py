@@ -37,7 +37,7 @@ def test_a_submission_is_written_checked_and_reproducible(tmp_path):
         ("s.csv", IDS, masks()[:, :100], IDS, r"not \(3, 101, 101\)"),
         ("s.csv", IDS, masks() / 9, IDS, "threshold"),
         ("s.csv", IDS[:2], masks()[:2], IDS, "1 tiles are missing, e.g. 1e5"),
-        ("s.csv", IDS, masks(), IDS[:2], "1 ids are no test tiles, e.g. 1e5"),
+        ("s.csv", IDS, masks(), IDS[:2], "1 ids are not test tiles, e.g. 1e5"),
         ("s.csv", ["a", "b", "a"], masks(), ["a", "b"], "a appears more than once"),
         ("s.csv", ["a", "b", "a"], masks(), None, "a appears more than once"),
     ],
@@ -82,7 +82,7 @@ FAULTS = {
     "no field": (GOOD.replace("16,\n", "16\n"), "0004230816: 1 fields"),
     "missing id": (GOOD.replace("0004230816,\n", ""), "missing, e.g. 0004230816"),
     "id as a number": (GOOD.replace("0004230816", "4230816"), "missing, e.g. 0004"),
-    "unknown id": (GOOD + "abc,\n", "no test tiles, e.g. abc"),
+    "unknown id": (GOOD + "abc,\n", "not test tiles, e.g. abc"),
     "repeated id": (GOOD + "1e5,\n", "1e5 appears more than once"),
     "open quote": (GOOD.replace("1 3", '"1 3'), "unreadable"),
 }
