@@ -264,7 +264,7 @@ FAULTS = {
     "table in bytes": (instead("train.csv", b"id,\xff\n"), r"train\.csv: unreadable"),
     "wrong size": (
         instead("train/images/1e5.png", png(SQUARE)),
-        r"1e5\.png: has shape \(128, 128\), a tile \(101, 101\): fetch",
+        r"1e5\.png: has shape \(128, 128\), expected \(101, 101\): fetch",
     ),
     "no picture": (
         instead("train/images/1e5.png", b"PNG"),
