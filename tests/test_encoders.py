@@ -181,7 +181,7 @@ def test_inception_layers_have_lasting_names_and_paddings():
     names = [layer.name for layer in again.layers]
     assert names == [layer.name for layer in built("inceptionresnetv2").layers]
     assert len(set(names)) == len(names)
-    prefixes = ("tile", "grey", "preprocess", "stem", "mixed", "block", "conv_7b")
+    prefixes = ("tile", "gray_to_rgb", "preprocess", "stem", "mixed", "block", "conv_7b")
     assert all(name.startswith(prefixes) for name in names)
 
 
