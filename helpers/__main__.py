@@ -2,6 +2,7 @@
 
 `python -m helpers train SYSTEM --fold K` trains one system on one fold;
 `python -m helpers predict SYSTEM ...` makes a submission from the runs that are there.
+`python -m helpers section IN.sgy OUT.sgy` marks the salt in a survey.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from helpers.utils.files import DataError
 from helpers.utils.hardware import load_keras
 
 STOPPED = 130  # exit status of a program that was asked to stop
+MAX_EPOCHS = 100_000
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -34,16 +37,20 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    _export(options)
-    act = {"train": _train, "predict": _predict}.get(options.command, _run_notebooks)
+    acts = {"train": _train, "predict": _predict, "section": _section}
+    act = acts.get(options.command, _run_notebooks)
     try:
+        _export(options)
         settings = Settings.from_env()
-        if options.command:
+        if options.command in ("train", "predict"):
             _check_systems(options, settings)
+        if options.command and options.only:
+            raise ValueError(f"--only chooses notebooks: not with {options.command}")
         options.notebooks = _numbers(options.only)
     except (DataError, ValueError) as error:
         parser.error(str(error))
-    print(settings.describe(), flush=True)
+    if act is not _section:  # which reads no tiles
+        print(settings.describe(), flush=True)
     try:
         return act(options, settings)
     except (DataError, ValueError, OSError, FloatingPointError) as error:
@@ -72,24 +79,45 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "system", help="a name in helpers/systems.py, or a run's config.json"
     )
-    train.add_argument("--fold", type=int, default=0, help="0 to 4, in a row of five")
+    train.add_argument(
+        "--fold", type=int, nargs="+", default=[0], help="0 to 4, in a row of five"
+    )
     train.add_argument("--epochs", type=int, help="in all, at least one a stage")
     train.add_argument("--weights", help="of the encoder: a file, imagenet, or none")
     predict = commands.add_parser(
         "predict", help="a submission from finished runs", parents=[common]
     )
     predict.add_argument("systems", nargs="+", help="each counts the same")
+    section = commands.add_parser("section", help="mark the salt", parents=[common])
+    section.add_argument("source", type=Path, help="SEG-Y file, 3-D and stacked")
+    section.add_argument("target", type=Path, help="its copy, with probabilities")
+    section.add_argument("--run", help="folder of one; default: the geology weights")
+    two: dict[str, Any] = {"nargs": 2, "metavar": ("DOWN", "ALONG")}
+    text = "a tile's pixels per sample, and per trace"
+    section.add_argument("--scale", type=float, default=(1, 1), help=text, **two)
+    text, two["metavar"] = "bytes of both numbers", ("INLINE", "CROSSLINE")
+    section.add_argument("--lines", type=int, default=(189, 193), help=text, **two)
+    section.add_argument("--truth", type=Path, help="SEG-Y file of 1 in salt: the IoU")
+    for command in (train, section):
+        text = "Dask's workers: tcp://HOST:PORT, or local:2 for two here"
+        command.add_argument("--scheduler", help=text)
     return parser
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Set the variables that the notebooks' kernels inherit, with absolute paths."""
+    """Set the variables that the notebooks' kernels inherit, with absolute paths.
+
+    An empty path is refused: it comes from a shell's variable that is not set.
+    """
     names = {"data_dir": "SALT_DATA_DIR", "output_dir": "SALT_OUTPUT_DIR"}
     for option, name in names.items():
         value = getattr(options, option, None)
-        if value and value.lower() != SYNTHETIC:
-            value = str(Path(value).expanduser().absolute())
-        if value:
+        if value is not None:
+            if not value.strip():
+                raise ValueError(f"--{option[:-4]}-dir is empty: name a folder")
+            named = name == "SALT_DATA_DIR" and value.lower() == SYNTHETIC
+            if not named and value[0] != "~":
+                value = str(Path(value).absolute())
             os.environ[name] = value
     if getattr(options, "profile", None):
         os.environ["SALT_PROFILE"] = options.profile
@@ -118,10 +146,10 @@ def _check_systems(options: argparse.Namespace, settings: Settings) -> None:
         return
     options.planned = _planned(options, settings)
     folds = min(system.folds for system in options.planned)
-    if not 0 <= options.fold < folds:
+    if wrong := [fold for fold in options.fold if not 0 <= fold < folds]:
         own = min(row.folds for row in _rows(options.system))
         why = " (under a budget all systems have the same folds)" if own > folds else ""
-        raise ValueError(f"--fold: must be 0 to {folds - 1}, not {options.fold}{why}")
+        raise ValueError(f"--fold: must be 0 to {folds - 1}, not {wrong[0]}{why}")
     one_file = options.weights not in (None, "none", "imagenet")
     if len(options.planned) > 1 and one_file:
         raise ValueError(f"--weights: one file does not fit all of {options.system}")
@@ -133,9 +161,10 @@ def _planned(options: argparse.Namespace, settings: Settings) -> list:
     A row from a file is trained as it is.
     """
     from helpers import systems
+    from helpers.training import stages
 
-    if options.epochs is not None and options.epochs < 1:
-        raise ValueError(f"--epochs: at least 1, not {options.epochs}")
+    if options.epochs is not None and not 1 <= options.epochs <= MAX_EPOCHS:
+        raise ValueError(f"--epochs: 1 to {MAX_EPOCHS}, not {options.epochs:.4g}")
     profile, planned = settings.profile, []
     for row in _rows(options.system):
         small = row.name != systems.DEFAULT and profile.main.epochs is not None
@@ -145,6 +174,7 @@ def _planned(options: argparse.Namespace, settings: Settings) -> list:
         row = row.within(replace(budget, epochs=options.epochs or budget.epochs))
         if options.weights is not None:
             row = row.with_weights(options.weights)
+        stages.check(row)
         planned.append(row)
     return planned
 
@@ -160,14 +190,29 @@ def _rows(name: str) -> list:
 
 
 def _train(options: argparse.Namespace, settings: Settings) -> int:
-    """Train a system, or each member of an ensemble."""
-    from helpers import data, training
+    """Train a system, or each member of an ensemble, on the folds asked for."""
+    from helpers import training
+    from helpers.utils import workers
 
-    tiles = data.load_tiles(settings)
-    for system in options.planned:
-        training.estimate([system], tiles, settings, options.fold)
-        run = training.fit(system, tiles, options.fold, settings)
+    tasks = [(x, fold) for x in options.planned for fold in options.fold]
+    for system, fold in tasks:
+        training.estimate([system], workers.load_tiles(settings), settings, fold)
+    fit = partial(workers.fit, settings, 2 if options.scheduler else 1)
+    for run in workers.run_tasks(fit, tasks, options.scheduler):
         print(f"{run.name}: score {run.score:.4f}, kept in {run.folder}")
+    return 0
+
+
+def _section(options: argparse.Namespace, settings: Settings) -> int:
+    """Mark the salt in a survey, and compare it with the truth if that is known."""
+    from helpers.utils import segy
+
+    source, target, lines = options.source, options.target, options.lines
+    how = options.run, options.scale, lines, options.scheduler
+    segy.mark_survey(source, target, *how)
+    print(f"probabilities of salt: {target}")
+    if options.truth:
+        print(f"IoU of the salt: {segy.iou(target, options.truth, lines):.3f}")
     return 0
 
 
@@ -238,4 +283,10 @@ def _run_notebooks(options: argparse.Namespace, settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        print(end="", flush=True)
+    except OSError as error:  # of stdout: a full disk, or a reader that has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own last flush
+        sys.exit(f"error: cannot print: {error}")
+    sys.exit(status)

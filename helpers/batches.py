@@ -100,6 +100,7 @@ class TileBatches(keras.utils.PyDataset):
         devices: int = 1,
     ) -> None:
         super().__init__()
+        self.transform = transform
         self.images, self.masks = transform.forward(images), transform.forward(masks)
         self.augmentation, self.seed, self.outputs = augmentation, seed, outputs
         self.batch_size = max(batch_size // devices, 1) * devices

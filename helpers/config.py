@@ -16,6 +16,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Self
 
 import numpy as np
@@ -24,7 +25,7 @@ from helpers.utils.files import ADVICE, COMPETITION
 from helpers.utils.hardware import accelerator, load_keras
 
 ROOT = Path(__file__).resolve().parents[1]
-HOME = "salt-course/salt-segmentation"  # on GitHub; see tests/publish.py
+HOME = ""  # OWNER/NAME@COMMIT on GitHub, once there is one; see tests/publish.py
 SYNTHETIC = "synthetic"
 TILE = 101  # height and width of a native tile, in pixels
 GPU_HINTS = {  # by a variable that only this service sets
@@ -83,17 +84,21 @@ class Settings:
         """Read `env`, by default `os.environ`; relative paths start at `ROOT`.
 
         Raises:
-            ValueError: for an unknown profile, missing data, or an output folder whose
-                parent is missing (an unmounted Drive, say).
+            ValueError: for an unknown profile, missing data, or an output folder that
+                cannot be written, or whose parent is missing (an unmounted Drive, say).
         """
         env = os.environ if env is None else env
         data, data_reason = _choose_data(env.get("SALT_DATA_DIR", "").strip())
         name, reason = _choose_profile(env.get("SALT_PROFILE", "").strip(), data)
         output = env.get("SALT_OUTPUT_DIR", "").strip()
-        folder = ROOT / Path(output or "outputs").expanduser()
-        if output and not folder.parent.is_dir():
-            fault = f"{folder.parent} does not exist: mount the disk or make the folder"
-            raise ValueError(f"SALT_OUTPUT_DIR: {fault}")
+        try:
+            folder = ROOT / Path(output or "outputs").expanduser()
+            folder.mkdir(exist_ok=True)  # not its parents: they may be a disk to mount
+            TemporaryFile(dir=folder).close()
+        except (OSError, RuntimeError, ValueError) as error:
+            fault = f"{output[:99]} cannot be written ({error})"
+            advice = "mount its disk, make its parent, or name another"
+            raise ValueError(f"SALT_OUTPUT_DIR: {fault}: {advice}") from error
         return cls(data, folder, PROFILES[name], reasons=(data_reason, reason))
 
     @property
@@ -138,10 +143,12 @@ def _choose_data(wanted: str) -> tuple[Path | str, str]:
     if wanted.lower() == SYNTHETIC:
         return SYNTHETIC, "set by SALT_DATA_DIR"
     if wanted:
-        folder = ROOT / Path(wanted).expanduser()
-        if not folder.exists():
-            raise ValueError(f"SALT_DATA_DIR: {folder} does not exist. {ADVICE}")
-        return folder.resolve(), "set by SALT_DATA_DIR"
+        try:
+            folder = (ROOT / Path(wanted).expanduser()).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            fault = f"{wanted[:99]} does not exist, or is closed ({error})"
+            raise ValueError(f"SALT_DATA_DIR: {fault}. {ADVICE}") from error
+        return folder, "set by SALT_DATA_DIR"
     for folder in (ROOT / "data" / "tgs", *KAGGLE_FOLDERS):
         if folder.is_dir():
             return folder, "found there"

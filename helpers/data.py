@@ -9,6 +9,7 @@
 import hashlib
 import io
 import shutil
+import struct
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 from helpers import mosaics, synthetic
 from helpers.config import ROOT, TILE, Settings
 from helpers.rle import rle_decode
-from helpers.utils import files
+from helpers.utils import files, tables
 from helpers.utils.files import DataError, File, atomic_write, find_file
 
 ID_TABLES = {"train": "train.csv", "test": "sample_submission.csv"}
+CUT = "has lost its zeros, as in a spreadsheet"
 
 
 @dataclass(frozen=True)
@@ -133,18 +135,24 @@ def load_test_tiles(settings: Settings) -> Tiles:
 
 
 def check_parts(settings: Settings) -> None:
-    """Raise `DataError` if a file is missing, before hours of training."""
+    """Raise `DataError` for bad tables or missing images, before hours of training."""
     index = open_data(settings)
-    for split, name in ID_TABLES.items():
-        for tile in read_table(index, name, "rle_mask")["id"]:
-            find_file(index, f"{split}/images/{tile}")
-    find_file(index, "depths.csv")
+    for split in ID_TABLES:
+        _read_list(index, split)
 
 
 def open_data(settings: Settings) -> dict[str, File]:
-    """Index the competition's files; synthetic ones are written first."""
+    """Index the competition's files; synthetic ones are written first.
+
+    Raises:
+        DataError: if they cannot be read, or if synthetic tiles stand in for them.
+    """
     if not settings.synthetic:
-        return files.index_files(settings.data)
+        index = files.index_files(settings.data)
+        if file := index.get("sections.csv"):
+            fault = "belongs to synthetic tiles: set SALT_DATA_DIR=synthetic for them"
+            raise DataError(f"{file.where}: {fault}, else move it away")
+        return index
     train = settings.profile.train_tiles or 1500
     test = settings.profile.test_tiles or 500
     code = sorted(Path(synthetic.__path__[0]).glob("*.py"))
@@ -160,84 +168,96 @@ def open_data(settings: Settings) -> dict[str, File]:
 
 
 def read_table(index: Mapping[str, File], name: str, column: str) -> pd.DataFrame:
-    """Read `id` and another column of a csv file as text; an empty field is `""`.
+    """Read a csv file with `id` and another column as text; an empty field is `""`.
 
     Raises:
-        DataError: if it is missing, unreadable or empty, lacks a column or repeats ids.
+        DataError: if it is missing or damaged; see `tables.parse`.
     """
-    file, fault = find_file(index, name), ""
-    try:
-        table = pd.read_csv(io.BytesIO(file.read()), dtype=str, keep_default_na=False)
-    except files.DAMAGED as error:
-        raise DataError(f"{file.where}: unreadable, fetch it again: {error}") from error
-    if not {"id", column} <= set(table.columns):
-        fault = f"has columns {list(table.columns)}, needs id and {column}"
-    elif table.empty:
-        fault = "has no rows"
-    elif (repeated := table["id"].duplicated()).any():
-        fault = f"id {table['id'][repeated].iloc[0]} appears more than once"
+    file = find_file(index, name)
+    return tables.parse(file.read(), file.where, column, "fetch it again")
+
+
+def _read_list(index: Mapping[str, File], split: str) -> pd.DataFrame:
+    """Read which tiles there are, with RLE and depth `z`; all files must agree."""
+    table, folder = read_table(index, ID_TABLES[split], "rle_mask"), f"{split}/images/"
+    ids, fault = {*table["id"]}, ""
+    own = {key.removeprefix(folder) for key in index if key.startswith(folder)}
+    stored = own | {key[7:] for key in index if key.startswith("images/")}
+    if cut := (ids - stored) & {image.lstrip("0") for image in stored}:
+        fault = f"id {min(cut)} {CUT}"
+    elif lost := own - ids:
+        fault = f"has no row for image {min(lost)!r}"
+    elif split == "test" and "train.csv" in index:
+        if both := ids & {*read_table(index, "train.csv", "rle_mask")["id"]}:
+            fault = f"tile {min(both)} is a training tile too"
     if fault:
-        raise DataError(f"{file.where}: {fault}: fetch it again")
-    return table
+        where = find_file(index, ID_TABLES[split]).where
+        raise DataError(f"{where}: {fault}: fetch it again")
+    for part in ("images", "masks") if split == "train" else ("images",):
+        for tile in table["id"]:
+            find_file(index, f"{split}/{part}/{tile}")
+    return table.assign(z=_numbers(index, "depths.csv", "z", table["id"]))
 
 
 def _load(settings: Settings, split: str, limit: int | None) -> Tiles:
     index, train = open_data(settings), split == "train"
-    table = read_table(index, ID_TABLES[split], "rle_mask")
+    table = _read_list(index, split)
     rows = table[:limit]
     if train:
         rows = table.sample(len(rows), random_state=settings.seed).sort_index()
-    ids = rows["id"].to_numpy(str)
+    ids, depths = rows["id"].to_numpy(str), rows["z"].to_numpy()
     image_files = [find_file(index, f"{split}/images/{name}") for name in ids]
     mask_files = [find_file(index, f"train/masks/{name}") for name in ids if train]
     with ThreadPoolExecutor() as pool:
         images = np.array([*pool.map(_read, image_files)])
         masks = np.array([*pool.map(_read, mask_files, rows["rle_mask"])])
-    stored = {key.rpartition("/")[2] for key in index if f"{split}/images/" in key}
-    if unlisted := stored - set(table["id"]):
-        fault = f"has no row for image {min(unlisted)}: fetch both again"
-        raise DataError(f"{ID_TABLES[split]}: {fault}")
-    depths = _numbers(index, "depths.csv", "z", ids)
     if not train:
         return Tiles(ids, images, None, depths)
     if "sections.csv" in index:  # of synthetic tiles
-        sections = _numbers(index, "sections.csv", "section", ids)
+        sections = _numbers(index, "sections.csv", "section", rows["id"])
     else:
         sections = mosaics.find_sections(images)
     return Tiles(ids, images, masks, depths, sections)
 
 
-def _numbers(index: dict, name: str, column: str, ids: np.ndarray) -> np.ndarray:
+def _numbers(index: Mapping, name: str, column: str, ids: pd.Series) -> np.ndarray:
     """Read a column of a csv file: int (n,), in the order of the ids."""
-    texts = read_table(index, name, column).set_index("id")[column].reindex(ids)
-    numbers = pd.to_numeric(texts, errors="coerce")
-    if (lost := numbers.isna()).any():
-        raise DataError(f"{name}: no {column} for tile {ids[lost][0]}: fetch it again")
-    return numbers.to_numpy(int)
+    known = read_table(index, name, column).set_index("id")[column]
+    texts = known.reindex(ids)
+    if (wrong := ~texts.str.fullmatch(r"[0-9]{1,6}(\.0*)?", na=False)).any():
+        tile = texts.index[wrong][0]
+        text, cut = known.get(tile, "missing"), tile.lstrip("0")
+        fault = f"{column} of tile {tile} is {text!r:.40}, not 0 to 999999"
+        if tile not in known and cut in known:
+            fault = f"id {cut} {CUT}"
+        where = find_file(index, name).where
+        raise DataError(f"{where}: {fault}: fetch it again")
+    return texts.astype(float).to_numpy(int)
 
 
 def _read(file: File, rle: str | None = None) -> np.ndarray:
     """Read an image as uint8, or a mask as bool and compare it with its RLE."""
+    content, where = file.read(), file.where + " or train.csv" * (rle is not None)
+    kind, width, height, bits = struct.unpack(">4s12xIIB", content[:25].ljust(25))
     try:
-        with Image.open(io.BytesIO(file.read())) as image:
-            pixels = np.asarray(image)
-        expected = None if rle is None else rle_decode(rle)
+        if kind != b"\x89PNG":
+            raise ValueError("not a PNG image")
+        if (height, width) != (TILE, TILE):  # noticed before gigabytes are unpacked
+            shape = f"({height}, {width})"
+            raise ValueError(f"has shape {shape}, expected ({TILE}, {TILE})")
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            pixels = np.asarray(image if bits > 8 else image.convert("RGBA"))
+        channels = pixels.reshape(TILE, TILE, -1)[..., :3]  # drops transparency
+        pixels = channels[..., 0]
+        if rle is None:
+            if bits > 8 or (channels != pixels[..., None]).any():
+                raise ValueError("not an 8-bit grayscale image")
+            return pixels
+        if wrong := np.count_nonzero((pixels > 0) != rle_decode(rle)):
+            raise ValueError(f"mask differs from its RLE in {wrong} pixels")
+        return pixels > 0
     except Exception as error:  # the decoders raise many kinds
-        fault = f"{file.where}: image, or RLE in train.csv, is unreadable: {error}"
-        raise DataError(fault) from error
-    channels = pixels.reshape(*pixels.shape[:2], -1)[..., :3]  # drops transparency
-    pixels, fault = channels[..., 0], ""
-    if pixels.shape != (TILE, TILE):
-        fault = f"has shape {pixels.shape}, expected ({TILE}, {TILE})"
-    elif expected is not None:
-        pixels = pixels > 0
-        if wrong := np.count_nonzero(pixels != expected):
-            fault = f"mask differs from its RLE in train.csv in {wrong} pixels"
-    elif pixels.dtype != np.uint8 or (channels != pixels[..., None]).any():
-        fault = "not an 8-bit grayscale image"
-    if fault:
-        raise DataError(f"{file.where}: {fault}: fetch it again")
-    return pixels
+        raise DataError(f"{where}: {error}: fetch it again") from error
 
 
 def download(folder: Path | str = ROOT / "data" / "tgs") -> Path:
@@ -264,8 +284,9 @@ def download(folder: Path | str = ROOT / "data" / "tgs") -> Path:
 HOW_TO_DOWNLOAD = """The download failed: {error}
 1. With a free Kaggle account, accept the rules ("Late Submission") at
    https://www.kaggle.com/c/tgs-salt-identification-challenge/rules.
-2. Settings > API > Create New Token; save the file as ~/.kaggle/kaggle.json (in Colab:
-   add its KAGGLE_USERNAME and KAGGLE_KEY under Secrets, the key symbol on the left).
-3. pip install kagglehub, restart the kernel, and call data.download() again.
+2. Settings > API > Generate New Token; save it as ~/.kaggle/access_token, or as
+   KAGGLE_API_TOKEN: a variable, or a secret in Colab (the key symbol on the left).
+   An older kaggle.json in ~/.kaggle, or its KAGGLE_USERNAME and KAGGLE_KEY, works too.
+3. pip install -U kagglehub, restart the kernel, and call data.download() again.
 Or put the zip from the competition's Data page into {folder}.
 Or set SALT_DATA_DIR=synthetic, which needs no data."""

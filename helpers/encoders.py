@@ -65,8 +65,9 @@ def build_encoder(
     Args:
         name: one of `ENCODERS`.
         input_shape: (height, width, 1), both divisible by `stride_of(name, **options)`.
-        weights: `None` (random), `"imagenet"` (downloaded), or the path of a weight
-            file: `.safetensors` of timm for ResNet34 and SE-ResNeXt, else Keras' `.h5`.
+        weights: `None` (random), `"imagenet"` (downloaded), `"photographs"` (of
+            VGG16, see `weights.load_photographs`), or the path of a weight file:
+            `.safetensors` of timm for ResNet34 and SE-ResNeXt, else Keras' `.h5`.
         options: `stem_stride` for the names in `STRIDES`; more of `scratch`.
 
     Returns:
@@ -105,7 +106,9 @@ def build_encoder(
     for layer in encoder.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = MOMENTUM
-    if file is not None:
+    if file == "photographs":
+        weight_files.load_photographs(encoder)
+    elif file is not None:
         weight_files.load_weights(encoder, file)
     return encoder
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import keras
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 from skimage import measure
+from skimage.transform import resize
 
 from helpers.batches import ResizeOrPad
+from helpers.config import TILE
 from helpers.metrics import precision_per_image
 
 THRESHOLDS = tuple(i / 20 for i in range(6, 15))  # 0.30, 0.35, ..., 0.70
@@ -36,7 +39,16 @@ def predict(
 
     Returns:
         float32 (n, 101, 101) in [0, 1].
+
+    Raises:
+        ValueError: for other images (`images / 255`, say), or outputs of another size.
+        FloatingPointError: if the model says NaN (not a number).
     """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.shape[1:] != (TILE, TILE) or batch_size < 1:
+        given = f"{images.dtype} {images.shape} in batches of {batch_size}"
+        fault = f"images must be uint8 (n, {TILE}, {TILE}), not divided by 255"
+        raise ValueError(f"{fault}; these are {given}")
     result = np.zeros(images.shape, np.float32)
     for start in (progress or iter)(range(0, len(images), batch_size)):
         tiles = transform.forward(images[start : start + batch_size])
@@ -53,7 +65,14 @@ def predict(
 def _predict_batch(model: keras.Model, batch: np.ndarray) -> np.ndarray:
     logits = model.predict_on_batch(batch)
     logits = logits["mask"] if isinstance(logits, dict) else logits
-    return expit(np.asarray(logits, np.float32)[..., 0])
+    logits, name = np.asarray(logits, np.float32), getattr(model, "name", "the model")
+    if logits.shape != batch.shape:
+        raise ValueError(f"{name}: gives {logits.shape} for inputs {batch.shape}")
+    if np.isnan(logits).any():
+        raise FloatingPointError(
+            f"{name}: predicts NaN: its weights are bad, train again"
+        )
+    return expit(logits[..., 0])
 
 
 @dataclass(frozen=True)
@@ -64,15 +83,23 @@ class PostProcess:
         threshold: pixels with a higher probability are salt.
         min_mask_size: masks of fewer pixels are emptied.
         min_component_size: before that, smaller components (4-connected) are removed.
+
+    Raises:
+        ValueError: for a threshold outside [0, 1], or NaN, and for negative sizes.
     """
 
     threshold: float = 0.5
     min_mask_size: int = 0
     min_component_size: int = 0
 
+    def __post_init__(self) -> None:
+        sizes = self.min_mask_size, self.min_component_size
+        if not (0 <= self.threshold <= 1 and min(sizes) >= 0):
+            raise ValueError(f"{self}: the threshold lies in [0, 1], sizes are not < 0")
+
     def __call__(self, probabilities: ArrayLike) -> np.ndarray:
         """Masks, bool (n, height, width), of probabilities (floats, or `as_bytes`)."""
-        values, limit = np.asarray(probabilities), self.threshold
+        values, limit = _probabilities(probabilities), self.threshold
         masks = values > (np.uint8(255 * limit) if values.dtype == np.uint8 else limit)
         if self.min_component_size > 1:
             spaced = np.pad(masks, ((0, 0), (0, 1), (0, 0)))  # a row between tiles
@@ -85,7 +112,18 @@ class PostProcess:
 
 def as_bytes(probabilities: ArrayLike) -> np.ndarray:
     """Probabilities times 255 as uint8: a quarter of the memory, at most 0.002 off."""
-    return np.rint(255 * np.asarray(probabilities)).astype(np.uint8)
+    return np.rint(255 * _probabilities(probabilities)).astype(np.uint8)
+
+
+def _probabilities(values: ArrayLike) -> np.ndarray:
+    """Refuse logits, NaN, and what is not of shape (n, height, width)."""
+    values = np.asarray(values)
+    low, high = values.min(initial=0), values.max(initial=0)
+    inside = values.dtype == np.uint8 or (low >= -0.001 and high <= 1.001)  # rounded
+    if values.ndim == 3 and inside:
+        return values
+    given = f"{values.shape} from {low} to {high}"
+    raise ValueError(f"probabilities (n, height, width) lie in [0, 1], not {given}")
 
 
 def score_grid(
@@ -95,6 +133,7 @@ def score_grid(
 
     Returns `(grid, scores)`: a list of `PostProcess`, and float (len(grid), n).
     """
+    masks, probabilities = np.asarray(masks), _probabilities(probabilities)
     empty = ~masks.any(axis=(1, 2))
     grid, scores = [], []
     for threshold in THRESHOLDS:
@@ -137,9 +176,75 @@ def cross_fit(
 def bootstrap_ci(scores: ArrayLike) -> tuple[float, float]:
     """95 % bootstrap confidence interval `(low, high)` of a mean of scores, float (n,).
 
-    It covers other tiles, not other training runs. doi.org/10.1214/aos/1176344552
+    Raises:
+        ValueError: if there are no scores, or if one is NaN or infinite.
     """
+    # It covers other tiles, not other training runs. doi.org/10.1214/aos/1176344552
     scores, rng = np.asarray(scores, float), np.random.default_rng(0)
+    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+        raise ValueError("an interval needs scores (n,), at least one, and all numbers")
     means = [rng.choice(scores, len(scores)).mean() for _ in range(2000)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def predict_section(
+    model: keras.Model,
+    section: ArrayLike,
+    transform: ResizeOrPad = ResizeOrPad(),  # noqa: B008 (it is frozen)
+    scale: float | tuple[float, float] = 1.0,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Predict the probability of salt in a section of any size.
+
+    Windows that overlap by half are predicted and blended. The section is stretched to
+    gray levels as a whole: in a window of salt alone the noise would look like beds.
+
+    Args:
+        model, transform, batch_size: see `predict`.
+        section: (samples, traces), amplitudes, or gray levels if uint8.
+        scale: pixels of a tile per sample, and per trace.
+
+    Returns:
+        float32 (samples, traces) in [0, 1]; 0 where the section is not finite, and in
+        constant traces.
+
+    Raises:
+        ValueError: for another shape, or a scale that is not positive.
+    """
+    section, zoom = np.asarray(section), np.ones(2) * scale
+    if section.ndim != 2 or not section.size or not 0 < zoom.min() <= zoom.max() < 99:
+        fault = f"these are {section.shape} and {scale}"
+        raise ValueError(f"needs (samples, traces) and a positive scale; {fault}")
+    levels, live = _gray_levels(section)
+    if transform.mode == "resize":
+        zoom *= transform.size / TILE
+    size, shape = transform.size, np.rint(zoom * section.shape).clip(1).astype(int)
+    missing = [(0, max(size - n, 0)) for n in shape]
+    image = np.pad(resize(levels, shape, order=1), missing, mode="reflect")
+    starts = [np.linspace(0, n - size, 1 - (size - n) * 2 // size) for n in image.shape]
+    corners = product(*(np.rint(axis).astype(int) for axis in starts))
+    places = [(slice(r, r + size), slice(c, c + size)) for r, c in corners]
+    weight = np.outer(*[np.hanning(size + 2)[1:-1]] * 2)  # fades towards the border
+    total, weights = np.zeros((2, *image.shape), np.float32)
+    for start in range(0, len(places), batch_size):
+        chosen = places[start : start + batch_size]
+        batch = np.zeros((batch_size, size, size, 1), np.float32)  # one shape, as above
+        batch[: len(chosen), ..., 0] = [image[place] for place in chosen]
+        for place, window in zip(chosen, _predict_batch(model, batch), strict=False):
+            total[place] += weight * window
+            weights[place] += weight
+    blended = (total / weights)[: shape[0], : shape[1]]
+    return np.where(live, resize(blended, section.shape, order=1), np.float32(0))
+
+
+def _gray_levels(section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Levels, float32 in [0, 1], and where there is anything, bool."""
+    live = np.isfinite(section)
+    levels = np.where(live, section, np.median(section[live]) if live.any() else 0)
+    live = live & (np.ptp(levels, axis=0) > 0)
+    low, high = 0.0, 255.0
+    if section.dtype != np.uint8:  # a few spikes would leave no contrast to the rest
+        low, high = np.quantile(levels[live], (0.001, 0.999)) if live.any() else (0, 1)
+    levels = (levels - low) / max(high - low, 1e-30)
+    return levels.clip(0, 1).astype(np.float32), live

@@ -42,7 +42,8 @@ class DiceLoss(Loss):
     Args:
         per_image: average the loss of each image. Otherwise the batch counts as one
             image, in which large salt bodies outweigh small ones.
-        smooth: the smoothing term s, in pixels.
+        smooth: the smoothing term s, in pixels. With 0, an empty mask that is predicted
+            empty costs 1, like any other prediction for it.
     """
 
     def __init__(self, per_image: bool = False, smooth: float = 1.0, **kwargs: Any):
@@ -54,7 +55,8 @@ class DiceLoss(Loss):
         probabilities = ops.sigmoid(_flatten(y_pred, self.per_image))
         intersection = ops.sum(labels * probabilities, axis=1)
         total = ops.sum(labels, axis=1) + ops.sum(probabilities, axis=1)
-        return 1.0 - (2.0 * intersection + self.smooth) / (total + self.smooth)
+        total = ops.maximum(total + self.smooth, keras.config.epsilon())  # never 0 / 0
+        return 1.0 - (2.0 * intersection + self.smooth) / total
 
     def get_config(self):
         own = {"per_image": self.per_image, "smooth": self.smooth}
@@ -150,7 +152,8 @@ class WeightedSum(Loss):
     """Weighted sum, for example `WeightedSum([LovaszHinge(), DiceLoss()], [0.8, 0.2])`.
 
     Raises:
-        ValueError: if there are not as many weights as losses.
+        ValueError: if there are not as many weights as losses, or their sum is not
+            positive.
     """
 
     def __init__(
@@ -161,6 +164,8 @@ class WeightedSum(Loss):
             raise ValueError(f"{len(losses)} losses need as many weights: {weights}")
         self.losses = [keras.losses.get(loss) for loss in losses]  # or their configs
         self.weights = [float(weight) for weight in weights]
+        if not 0 < sum(self.weights) < float("inf"):
+            raise ValueError(f"weights must have a positive sum, not {self.weights}")
 
     def call(self, y_true, y_pred):
         terms = zip(self.weights, self.losses, strict=True)
@@ -176,7 +181,7 @@ _focal = partial(keras.losses.BinaryFocalCrossentropy, from_logits=True, name="f
 LOSSES: dict[str, Callable[[], Loss]] = {
     "bce": _bce,
     "focal": partial(_focal, apply_class_balancing=True),
-    "dice": DiceLoss,
+    "dice": partial(DiceLoss, per_image=True),
     "bce+dice": lambda: WeightedSum([_bce(), DiceLoss(per_image=True)], [1.0, 1.0]),
     "dice+0.2bce": lambda: WeightedSum([DiceLoss(), _bce()], [1.0, 0.2]),
     "lovasz": LovaszHinge,

@@ -42,7 +42,8 @@ def precision_per_image(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
         >>> precision_per_image(truth, guess)  # exceeds 0.50, 0.55, 0.60, 0.65
         array([0.4])
     """
-    return precision_of_counts(*_counts(y_true, y_pred))
+    intersection, union = (x[:, None] for x in _counts(y_true, y_pred))
+    return ((20 * intersection > STEPS * union) | (union == 0)).sum(axis=1) / 10
 
 
 def mean_precision(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -64,17 +65,6 @@ def iou(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     """
     intersection, union = _counts(y_true, y_pred)
     return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
-
-
-def passed(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """Which IoU thresholds each tile exceeds, from pixel counts (n,): bool (n, 10)."""
-    intersection, union = intersection[:, None], union[:, None]
-    return (20 * intersection > STEPS * union) | (union == 0)
-
-
-def precision_of_counts(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """Competition score of each tile, from pixel counts (n,): float64 (n,)."""
-    return passed(intersection, union).sum(axis=1) / 10
 
 
 def _counts(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +90,7 @@ class _TileMean(keras.metrics.Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         truth, guess = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
+        lost = ops.any(ops.isnan(guess), axis=(1, 2, 3))
         if self.transform and self.transform.mode == "resize":
             truth, guess = resize(truth, TILE), resize(ops.sigmoid(guess), TILE) - 0.5
         elif self.transform:
@@ -109,7 +100,8 @@ class _TileMean(keras.metrics.Mean):
         intersection = ops.sum(ops.cast(truth & guess, "int32"), axis=(1, 2, 3))
         union = ops.sum(ops.cast(truth | guess, "int32"), axis=(1, 2, 3))
         values = self._per_tile(intersection, union)
-        super().update_state(ops.where(union == 0, 1.0, values))
+        values = ops.where(union == 0, 1.0, values)
+        super().update_state(ops.where(lost, 0.0, values))
 
     def get_config(self):
         transform = self.transform and asdict(self.transform)
@@ -121,6 +113,7 @@ class CompetitionScore(_TileMean):
     """`mean_precision` as a Keras metric on logits (batch, height, width, 1).
 
     Pass the network's `transform` to score native tiles; otherwise every pixel counts.
+    A tile with a NaN logit scores 0.
     """
 
     default_name = "score"

@@ -5,6 +5,7 @@ orange; salt that was found is gray.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -47,11 +48,13 @@ def draw_tile(axis: Axes, image: np.ndarray) -> None:
 def outline(axis: Axes, mask: ArrayLike, color: str) -> None:
     """Draw the outline of a mask; nothing for an empty mask."""
     mask = np.asarray(mask, float)
-    contours = measure.find_contours(np.pad(mask, 1), 0.5)
+    height, width = mask.shape
+    fine = max(1, 100 // height)  # on few pixels you would see that corners are cut
+    larger = np.kron(mask, np.ones((fine, fine)))
+    contours = measure.find_contours(np.pad(larger, 1), 0.5)
     if contours:
-        lines = [contour[:, ::-1] - 1 for contour in contours]  # x, y; margin removed
+        lines = [(line[:, ::-1] - 0.5) / fine - 0.5 for line in contours]  # x, y
         axis.add_collection(LineCollection(lines, colors=color, linewidths=1.5))
-        height, width = mask.shape
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
@@ -92,11 +95,14 @@ def show_curves(
 def live_curves() -> Callable[[pd.DataFrame], None]:
     """Learning curves that grow during training, for `training.fit(show=...)`.
 
-    Returns a function of a history; each call redraws the curves in the same place.
+    Returns a function of a history; each call redraws the curves in the same place,
+    and does nothing in a plain script, where there is no such place.
     """
     handle = display(display_id=True)
 
     def show(history: pd.DataFrame) -> None:
+        if handle is None:
+            return
         figure = show_curves({"this run": history})
         handle.update(figure)
         plt.close(figure)
@@ -118,6 +124,46 @@ def show_tiles(
             outline(axis, tiles.masks[index], color)
         name = f"{tiles.ids[index]}\n{tiles.depths[index]} ft"
         axis.set_title(titles[index] if titles is not None else name, fontsize=9)
+    return figure
+
+
+def show_section(
+    seismic: np.ndarray,
+    probabilities: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+) -> Figure:
+    """A section in gray, predicted salt in orange, true salt outlined in blue.
+
+    All arrays are (rows, columns): amplitudes, probabilities of salt, and a mask.
+    """
+    figure, axis = plt.subplots(figsize=(8.4, 8.4 * len(seismic) / seismic.shape[1]))
+    limit = np.percentile(np.abs(seismic), 98)
+    axis.imshow(seismic, vmin=-limit, vmax=limit)
+    if probabilities is not None:
+        shades = LinearSegmentedColormap.from_list("", [(GUESS, 0.0), (GUESS, 0.55)])
+        axis.imshow(probabilities, vmin=0, vmax=1, cmap=shades)
+    if truth is not None:
+        outline(axis, truth, TRUTH)
+    axis.axis("off")
+    return figure
+
+
+def show_pictures(
+    pictures: Mapping[str, np.ndarray],
+    truth: np.ndarray | None = None,
+    **options: Any,
+) -> Figure:
+    """Pictures by title, (rows, columns) each, side by side.
+
+    `truth`, a mask, is outlined in all of them; `options` are those of `imshow`.
+    """
+    count = len(pictures)
+    figure, axes = plt.subplots(1, count, figsize=(2.1 * count, 2.3), squeeze=False)
+    for axis, (title, picture) in zip(axes[0], pictures.items(), strict=True):
+        axis.imshow(picture, **options)
+        if truth is not None:
+            outline(axis, truth, TRUTH)
+        axis.set(title=title, xticks=[], yticks=[])
     return figure
 
 

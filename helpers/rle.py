@@ -11,18 +11,19 @@ from numpy.typing import ArrayLike
 
 
 def as_mask(array: ArrayLike) -> np.ndarray:
-    """Convert a mask of booleans, integers (nonzero is salt) or floats 0 and 1 to bool.
+    """Convert a mask of booleans, or of numbers 0 and 1, to bool.
 
     Raises:
-        ValueError: for other floats, such as probabilities, and for non-numbers.
+        ValueError: for other values, such as probabilities, gray levels and NaN.
     """
     array = np.asarray(array)
-    kind = array.dtype.kind
-    if kind in "biu" or (kind == "f" and np.isin(array, (0, 1)).all()):
-        return array != 0
+    if array.dtype == bool:
+        return array
+    if array.dtype.kind in "iuf" and ((array == 0) | (array == 1)).all():
+        return array == 1
     raise ValueError(
-        f"a mask holds booleans, integers or the floats 0 and 1, not {array.dtype} "
-        "values such as probabilities: apply a threshold first, e.g. `p > 0.5`"
+        f"a mask holds booleans, or 0 and 1, not other values ({array.dtype}): apply a "
+        "threshold first, e.g. `p > 0.5` to probabilities, `mask > 0` to gray levels"
     )
 
 
@@ -58,11 +59,12 @@ def rle_decode(text: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
     """
     if not isinstance(text, str):
         raise ValueError(
-            f"an RLE is a string, not {text!r}: use pd.read_csv(keep_default_na=False)"
+            f"an RLE is a string, not {text!r:.40}: "
+            "use pd.read_csv(keep_default_na=False)"
         )
-    shown = f"RLE {text if len(text) <= 40 else text[:37] + '...'!r}"
+    shown = f"RLE {text!r:.40}"
     tokens = text.split()
-    if not all(token.isascii() and token.isdigit() for token in tokens):
+    if not text.isascii() or not all(x.isdigit() and len(x) < 19 for x in tokens):
         raise ValueError(f"{shown}: holds something other than positive integers")
     if len(tokens) % 2:
         raise ValueError(f"{shown}: odd number of integers, the last run has no length")

@@ -1,7 +1,5 @@
 """The file that Kaggle scores: one RLE mask per test tile, written and checked."""
 
-import csv
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from helpers.config import TILE
 from helpers.rle import as_mask, rle_decode, rle_encode
+from helpers.utils import tables
 from helpers.utils.files import DataError, atomic_write
 
 
@@ -68,25 +67,22 @@ def check_submission(path: Path | str, expected_ids: Iterable[str]) -> Summary:
     Raises:
         DataError: for an unreadable file and for a wrong header, id or RLE.
     """
-    path = Path(path)
+    path, remedy = Path(path), "write it again"
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [row for row in csv.reader(lines, strict=True) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: unreadable ({error}): write it again") from error
-    header, rows = rows[:1], rows[1:]
-    if header != [["id", "rle_mask"]]:
-        raise DataError(f"{path}: header {header}, not id,rle_mask: write it again")
-    if fault := _fault_in_ids([row[0] for row in rows], set(map(str, expected_ids))):
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: unreadable ({error}): {remedy}") from error
+    table = tables.parse(content, str(path), "rle_mask", remedy)
+    if [*table] != ["id", "rle_mask"]:
+        raise DataError(f"{path}: header {[*table]}, not id,rle_mask: {remedy}")
+    if fault := _fault_in_ids([*table["id"]], {*map(str, expected_ids)}):
         raise DataError(f"{path}: {fault}")
-    for name, *fields in rows:
+    for name, rle in table.itertuples(index=False):
         try:
-            if len(fields) != 1:
-                raise ValueError(f"{1 + len(fields)} fields, not 2")
-            rle_decode(fields[0])
+            rle_decode(rle)
         except ValueError as error:
-            raise DataError(f"{path}: tile {name}: {error}: write it again") from error
-    return Summary(path, len(rows), sum(not row[1].strip() for row in rows))
+            raise DataError(f"{path}: tile {name}: {error}: {remedy}") from error
+    return Summary(path, len(table), int((table["rle_mask"].str.strip() == "").sum()))
 
 
 def empty_constant(masks: ArrayLike, constant: ArrayLike) -> np.ndarray:
@@ -96,12 +92,8 @@ def empty_constant(masks: ArrayLike, constant: ArrayLike) -> np.ndarray:
 
 def _fault_in_ids(ids: list[str], expected: set[str]) -> str:
     """What is wrong with these ids, or `""`."""
-    if not ids:
-        return "there are no tiles: predict some"
-    if odd := [name for name in ids if not name.isalnum()]:
-        return f"{odd[0]!r} is not an id of the competition: use letters and digits"
-    if repeated := [name for name, count in Counter(ids).items() if count > 1]:
-        return f"tile {repeated[0]} appears more than once: keep one row"
+    if fault := tables.fault_in_ids(ids):
+        return f"{fault}: give every tile one row"
     if lost := expected - {*ids}:
         return f"{len(lost)} tiles are missing, e.g. {min(lost)}: predict them too"
     if unknown := {*ids} - expected:

@@ -61,7 +61,7 @@ class Stage:
     factor: float = 0.1
     stopping: int = 10
     floor: float = 0.0
-    optimizer: str = "adam"  # or "rmsprop"
+    optimizer: str = "adam"  # or "rmsprop", or "muon", see `training.muon`
     weight_decay: float = 0.0  # decoupled: Loshchilov and Hutter 2019, arXiv:1711.05101
     gate: float = 0.0  # weight of the gate's cross-entropy
     deep_supervision: float = 0.0  # weight of `loss` on every coarser mask

@@ -2,13 +2,15 @@
 
 `python tests/publish.py refresh` runs the notebooks once on synthetic tiles in the
 `quick` profile, and keeps in the files what they show.
-`python tests/publish.py home OWNER/NAME` writes the address on GitHub into every badge
-and set-up cell.
+`python tests/publish.py setup` writes the one set-up cell into every notebook.
+`python tests/publish.py home OWNER/NAME` writes the address on GitHub, and the commit
+to fetch from there, into every badge and set-up cell. Push that commit first.
 """
 
 import argparse
 import os
 import re
+import subprocess
 import sys
 import zlib
 from datetime import datetime
@@ -25,14 +27,24 @@ from helpers.utils.files import DataError, atomic_write
 STAMP = "ran"  # in a notebook's metadata: a checksum of the cells that were run
 WORDS = "<details><summary>The figure in words</summary>"
 FIGURE = re.compile(WORDS + r"\s*(.+?)\s*</details>", re.DOTALL)
-ADDRESSED = ("README.md", "helpers/config.py", "notebooks/*.ipynb")
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{}/blob/main/notebooks/{})"
+)
+LANGUAGE = {  # without it `nbconvert --to script` writes a .txt
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
 
 
-def stamp(book: nbformat.NotebookNode, home: str = HOME) -> str:
-    """Eight digits that change when a code cell does, wherever the course lives."""
+def stamp(book: nbformat.NotebookNode) -> str:
+    """Eight digits that change when a code cell does, but for the set-up cell."""
     code = [cell.source for cell in book.cells if cell.cell_type == "code"]
-    text = "\n".join(code).replace(home, "")
-    return f"{zlib.crc32(text.encode()):08x}"
+    return f"{zlib.crc32(chr(10).join(code[1:]).encode()):08x}"
 
 
 def refresh() -> int:
@@ -103,41 +115,123 @@ def _seconds(timing: dict) -> float:
     return round((times[1] - times[0]).total_seconds(), 1)
 
 
-def set_home(home: str, root: Path = ROOT) -> list[Path]:
-    """Write another address into badges, set-up cells and `config.HOME`.
+def setup_cell(home: str = HOME) -> str:
+    """The code cell that opens every notebook, at most 88 characters wide.
+
+    It looks for the course in the notebook's folder, above it, and in folders and zips
+    beside it. Otherwise it fetches what `SALT_REPOSITORY` names, or exactly the commit
+    of `home`: Git compares what comes with that hash, which is one of all the content.
+    """
+    address, _, commit = home.partition("@")
+    find = """\
+zips = [zipfile.Path(p) for p in here.glob("*.zip") if zipfile.is_zipfile(p)]
+places = *here.parents, *here.iterdir(), *zips, *(p for z in zips for p in z.iterdir())
+found = [str(p) for p in (here, *places) if (p / "helpers/config.py").is_file()]
+"""
+    clone = f"""\
+here, given = pathlib.Path.cwd(), os.environ.get("SALT_REPOSITORY")
+if given and not [*here.glob("*/notebooks"), *here.parent.glob("helpers")]:
+    os.system('timeout 25 git clone -q --depth=1 "$SALT_REPOSITORY" salt-course-$$')
+{find}"""
+    fetch = f"""\
+HOME = "https://github.com/{address}"
+COMMIT = "{commit}"
+here, given = pathlib.Path.cwd(), os.environ.get("SALT_REPOSITORY", HOME)
+{find}\
+if not found:  # alone, as in Colab: fetch the course as it was at this commit
+    new, pin = f"salt-course-{{os.getpid()}}", COMMIT if given == HOME else "HEAD"
+    git = f"git init -q {{new}} && cd {{new}} && timeout 25 git fetch -q --depth=1"
+    if os.system(f'{{git}} "{{given}}" {{pin}} && git checkout -q FETCH_HEAD') == 0:
+        found = [str(here / new)]
+"""
+    return f"""\
+import os, pathlib, sys, zipfile  # noqa: E401, I001
+
+{fetch if home else clone}\
+sys.path[:0] = found or sys.exit("Upload the course's zip here, or set SALT_REPOSITORY")
+from helpers import config
+
+settings = config.start()"""
+
+
+def set_up(home: str = HOME, root: Path = ROOT) -> list[Path]:
+    """Write the set-up cell, the badge and the language into every notebook.
 
     Args:
-        home: `OWNER/NAME` on GitHub.
+        home: `OWNER/NAME@COMMIT` on GitHub, or `""`: then there is no badge.
+        root: of the repository.
+
+    Returns:
+        The notebooks that were changed.
+    """
+    changed = []
+    for path in sorted(root.glob("notebooks/*.ipynb")):
+        book = nbformat.read(path, as_version=4)
+        before = nbformat.writes(book)
+        title = book.cells[0]
+        title.source = re.sub(r"\[!\[Open in Colab\].*\n*", "", title.source)
+        if home:
+            badge = BADGE.format(home.partition("@")[0], path.name)
+            head, _, rest = title.source.partition("\n")
+            title.source = f"{head}\n\n{badge}\n\n{rest.lstrip()}"
+        code = [cell for cell in book.cells if cell.cell_type == "code"]
+        code[0].source = setup_cell(home)
+        book.metadata["language_info"] = LANGUAGE
+        if nbformat.writes(book) != before:
+            with atomic_write(path) as beside:
+                nbformat.write(book, beside)
+            changed.append(path)
+    return changed
+
+
+def set_home(home: str, root: Path = ROOT) -> list[Path]:
+    """Write another address into `config.HOME`, badges and set-up cells.
+
+    Args:
+        home: `OWNER/NAME@COMMIT` on GitHub; the commit in full.
         root: of the repository.
 
     Returns:
         The files that were changed.
 
     Raises:
-        ValueError: for anything but `OWNER/NAME`.
+        ValueError: for anything else.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", home):
-        raise ValueError(f"--home is OWNER/NAME, as in {HOME}, not {home!r}")
-    changed = []
-    for pattern in ADDRESSED:
-        for path in sorted(root.glob(pattern)):
-            text = path.read_text(encoding="utf-8")
-            if HOME in text and home != HOME:
-                with atomic_write(path) as beside:
-                    beside.write_text(text.replace(HOME, home), encoding="utf-8")
-                changed.append(path)
-    return changed
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", home, re.ASCII):
+        raise ValueError(f"home is OWNER/NAME, and a commit in full, not {home!r}")
+    config = root / "helpers" / "config.py"
+    text = config.read_text(encoding="utf-8")
+    with atomic_write(config) as beside:
+        home_line = re.sub('^HOME = ".*?"', f'HOME = "{home}"', text, flags=re.M)
+        beside.write_text(home_line, encoding="utf-8")
+    return [config, *set_up(home, root)]
+
+
+def last_commit() -> str:
+    """The commit that is checked out, in full."""
+    git = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(
+        git, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["refresh", "home"])
-    parser.add_argument("address", nargs="?", help="OWNER/NAME, for home")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("refresh", help="renew the outputs")
+    commands.add_parser("setup", help="write the set-up cell into all notebooks")
+    move = commands.add_parser("home", help="set the address on GitHub")
+    move.add_argument("address", help="OWNER/NAME")
+    move.add_argument("commit", nargs="?", help="by default the one checked out")
     options = parser.parse_args()
     try:
         if options.command == "refresh":
             sys.exit(refresh())
-        for path in set_home(options.address or ""):
+        changed = set_up() if options.command == "setup" else []
+        if options.command == "home":
+            commit = options.commit or last_commit()
+            changed = set_home(f"{options.address}@{commit}")
+        for path in changed:
             print(path.relative_to(ROOT))
     except (DataError, ValueError) as error:
         parser.error(str(error))

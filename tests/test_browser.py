@@ -1,4 +1,4 @@
-"""The panel of notebook 03 in a real browser: JupyterLab, Chromium, a user's hands.
+"""The panel in a real browser: JupyterLab, Chromium, a user's hands.
 
 Needs Debian's `chromium` (no browser is downloaded). Screenshots are kept in
 `outputs/browser/`, to be looked at.
@@ -37,20 +37,32 @@ def free_port():
         return probe.getsockname()[1]
 
 
+NOTEBOOK = """
+from dataclasses import replace
+
+from helpers import config, data, panel, plotting, systems, training
+
+settings = config.start()
+tiles = data.load_tiles(settings)
+plotting.use_style()
+runs = []
+for filters in (4, 8):
+    network = systems.Network(filters=filters, depth=2)
+    row = replace(systems.get("lavinama-unet"), name=f"unet-{filters}", network=network)
+    row = row.within(config.Budget(6, 64, batch_size=4))
+    runs.append(training.fit(row, tiles, 0, settings, verbose=0))
+panel.compare(runs, tiles, settings)
+"""
+
+
 @pytest.fixture
 def lab(tmp_path):
-    """JupyterLab over notebook 03 up to its panel; the notebook's address."""
-    notebook = nbformat.read(ROOT / "notebooks" / "03_vgg19_unet.ipynb", as_version=4)
-    panel = [cell.source.endswith("settings)") and "panel.compare" in cell.source
-             for cell in notebook.cells].index(True)  # fmt: skip
-    del notebook.cells[panel + 1 :]  # a kernel that computes answers no slider
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    skip = shutil.ignore_patterns("__pycache__", "*.ipynb")
-    shutil.copytree(ROOT / "helpers", tmp_path / "helpers", ignore=skip)
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook, tmp_path / "notebooks" / "03_vgg19_unet.ipynb")
+    """JupyterLab over a notebook that trains two networks and compares them."""
+    code = nbformat.v4.new_code_cell(NOTEBOOK.strip())
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[code], metadata=kernel)
+    nbformat.write(notebook, tmp_path / "panel.ipynb")
+    (tmp_path / "helpers").symlink_to(ROOT / "helpers")
     settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)  # cells out of sight are to be there all the same
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
@@ -77,7 +89,7 @@ def lab(tmp_path):
                 words = (tmp_path / "lab.log").read_text()
                 assert server.poll() is None and time.monotonic() < end, words
                 time.sleep(0.2)
-            yield f"{address}/tree/notebooks/03_vgg19_unet.ipynb?token={TOKEN}"
+            yield f"{address}/tree/panel.ipynb?token={TOKEN}"
         finally:
             server.terminate()
             server.wait(30)
@@ -140,7 +152,7 @@ def test_user_compares_looks_chooses_and_trains(lab, page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     panel = page.locator(".jp-OutputArea-output .widget-vbox").filter(
-        has=page.get_by_text("min component size", exact=True)
+        has=page.get_by_text("threshold", exact=True)
     ).first  # fmt: skip
     panel.wait_for(timeout=5 * MINUTE)
     panel.scroll_into_view_if_needed()
@@ -148,32 +160,33 @@ def test_user_compares_looks_chooses_and_trains(lab, page):
     picture.wait_for()
     shoot(panel, "1-systems")
 
-    scores = panel.locator("table").first
-    before, drawn = scores.inner_text(), picture.get_attribute("src")
-    assert len(re.findall(r"0\.\d{4}|1\.0000", before)) == 4
+    headline = panel.get_by_text(re.compile(r"unet-\d scores \d\.\d{4} on")).first
+    before, drawn = headline.inner_text(), picture.get_attribute("src")
     push(panel, "threshold", "ArrowLeft", 20)
-    until_changed(scores.inner_text, before)
+    until_changed(headline.inner_text, before)
     until_changed(lambda: picture.get_attribute("src"), drawn)
 
     panel.get_by_role("tab", name="Tiles").click()
     tile = panel.locator("img:visible").first
     tile.wait_for()
+    shoot(panel, "2-tiles")
     shown = tile.get_attribute("src")
-    push(panel, "tile", "ArrowRight", 1)
+    page_number = panel.get_by_label("page")
+    page_number.press("ArrowUp")
+    page_number.press("Enter")
     shown = until_changed(lambda: tile.get_attribute("src"), shown)
-    panel.get_by_role("button", name="next").click()
+    panel.get_by_label("sort by").select_option("worst score")
     shown = until_changed(lambda: tile.get_attribute("src"), shown)
     push(panel, "threshold", "ArrowLeft", 5)
     until_changed(lambda: tile.get_attribute("src"), shown)
-    shoot(panel, "2-tiles")
 
     panel.get_by_role("tab", name="What if").click()
     score = panel.get_by_text(re.compile(r"^score \d")).first
     score.wait_for()
-    for encoder in ("scratch", "mobilenet", "resnet34", "vgg19"):
-        push(panel, f"{encoder}-unet", "Home", 1)
+    for name in ("unet-4", "unet-8"):
+        push(panel, name, "Home", 1)
     panel.get_by_text("give at least one system a weight").wait_for()
-    push(panel, "scratch-unet", "End", 1)
+    push(panel, "unet-8", "End", 1)
     score.wait_for()
     panel.get_by_role("button", name="keep for notebook 05").click()
     panel.get_by_text("kept in choice.json").wait_for()
@@ -184,12 +197,17 @@ def test_user_compares_looks_chooses_and_trains(lab, page):
     epochs = panel.get_by_label("epochs")
     epochs.fill("2")
     epochs.press("Enter")
+    panel.get_by_text("my-scratch-none-bce-2ep").first.wait_for()
     panel.get_by_role("button", name="train", exact=True).click()
     shoot(panel, "4-training")
     panel.get_by_text(re.compile(r"my-scratch-none-bce.*/fold-0: score")).wait_for(
         timeout=4 * MINUTE
     )
+    panel.locator("option", has_text="my-scratch-none-bce-2ep/fold-0").wait_for(
+        state="attached"
+    )
     shoot(panel, "5-trained")
-    scores.get_by_text("my-scratch-none-bce").wait_for()
+    panel.get_by_role("tab", name="Systems").click()
+    shoot(panel, "6-joined")
     assert not errors
     assert not page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count()

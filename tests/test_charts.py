@@ -11,7 +11,7 @@ from PIL import Image
 from pretend import labelled, pretend
 
 from helpers import plotting
-from helpers.inference import PostProcess
+from helpers.inference import PostProcess, bootstrap_ci
 from helpers.panel import charts
 from helpers.panel.comparison import Comparison
 
@@ -39,157 +39,134 @@ def comparison(request, there):
 
 
 def texts(figure):
-    shown = [text for text in figure.findobj(Text) if text.get_visible()]
-    return [text for text in shown if text.get_text().strip()]
-
-
-def written(axis):
-    (text,) = axis.texts
-    return text.get_text()
+    """All that is drawn: not the ticks beyond the ends of an axis."""
+    beyond = [
+        tick.label1
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        if abs(tick.get_loc() - np.mean(axis.get_view_interval()))
+        > np.ptp(axis.get_view_interval()) / 2
+    ]
+    shown = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    return [text for text in shown if text.get_visible() and text not in beyond]
 
 
 def read(picture):
     return np.asarray(Image.open(io.BytesIO(picture)))
 
 
-def test_comparison_says_what_to_look_for_in_nine_points_and_more(comparison):
-    figure = charts.compare(comparison, PostProcess(0.4))
+def assert_readable(figure):
+    """Large enough, nothing cut off, and no text over another."""
     charts.png(figure)
-    assert len(figure.axes) == 6
-    assert all(axis.get_title() for axis in figure.axes)
+    boxes = [text.get_window_extent() for text in texts(figure)]
     assert min(text.get_fontsize() for text in texts(figure)) >= 9
-    assert len(figure.legends) == 1
-    box = figure.legends[0].get_window_extent()
-    assert not any(box.overlaps(axis.get_window_extent()) for axis in figure.axes)
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def renamed(there, name):
+    """The same comparison, with other names of the systems."""
+    tiles, made = there
+    comparison = Comparison(made, tiles)
+    names = [name.format(number) for number in range(len(made))]
+    values = comparison.systems.values()
+    comparison.systems = dict(zip(names, values, strict=True))
+    return comparison
+
+
+def test_scores_are_two_readable_charts(comparison):
+    figure = charts.show_scores(comparison, PostProcess(0.4))
+    assert len(figure.axes) == 2 and all(axis.get_title() for axis in figure.axes)
+    assert_readable(figure)
 
 
 def test_systems_differ_by_more_than_color(comparison):
-    figure = charts.compare(comparison, PostProcess())
-    count = len(comparison.systems)
-    for axis in figure.axes[:2]:  # learning curves
-        named = [x for x in axis.get_lines() if x.get_label() in comparison.systems]
-        assert len({line.get_marker() for line in named}) == count
-    markers = {line.get_marker() for line in figure.axes[3].get_lines()}
-    hatches = {bar.get_hatch() for bar in figure.axes[4].patches}
-    assert len(markers) == len(hatches) == count
+    score, salt = charts.show_scores(comparison, PostProcess()).axes
+    marked = [line.get_marker() for line in score.get_lines()][1::2]
+    assert marked == [line.get_marker() for line in salt.get_lines()]
+    assert len(set(marked)) == len(comparison.systems)
+    assert [text.get_text() for text in score.get_yticklabels()] == [
+        *comparison.systems
+    ]
 
 
-def test_curves_are_averaged_over_folds(there, tmp_path):
-    tiles, _ = there
-    made = pretend(tmp_path, tiles, ("sharp",), folds=(0, 1))
-    table = made[1].history()
-    table["val_loss"] += 1
-    table.iloc[:4].to_csv(made[1].folder / "history.csv", index=False)  # it was shorter
-    figure = charts.compare(Comparison(made, tiles), PostProcess())
-    (line,) = [x for x in figure.axes[0].get_lines() if x.get_label() == "sharp"]
-    expected = made[0].history()["val_loss"] + np.array([0.5] * 4 + [0] * 2)
-    np.testing.assert_allclose(line.get_ydata(), expected)
-    np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
+def test_scores_have_their_interval(comparison):
+    score, _ = charts.show_scores(comparison, PostProcess(0.4)).axes
+    results = comparison.results(PostProcess(0.4))
+    lines = score.get_lines()
+    drawn = zip(comparison.systems, lines[::2], lines[1::2], strict=True)
+    for name, interval, mean in drawn:
+        np.testing.assert_array_equal(interval.get_xdata(), bootstrap_ci(results[name]))
+        assert list(mean.get_xdata()) == [results[name].mean()]
 
 
 def test_score_of_each_coverage_class(comparison):
-    figure = charts.compare(comparison, PostProcess(0.4))
-    coverage = comparison.tiles.coverage
-    results = comparison.results(PostProcess(0.4)).values()
-    for line, result in zip(figure.axes[2].get_lines(), results, strict=True):
+    _, salt = charts.show_scores(comparison, PostProcess(0.4)).axes
+    coverage, results = comparison.tiles.coverage, comparison.results(PostProcess(0.4))
+    for line, name in zip(salt.get_lines(), comparison.systems, strict=True):
         for x, mean in zip(*line.get_data(), strict=True):
             inside = (coverage > x / 100 - 0.1) & (coverage <= x / 100)
-            assert mean == pytest.approx(result.scores[inside].mean())
+            assert mean == pytest.approx(results[name][inside].mean())
         assert set(line.get_xdata()) == set(10 * np.ceil(10 * coverage))
 
 
-def test_table_has_score_and_costs(there):
-    tiles, made = there
-    comparison = Comparison(made, tiles)
-    figure = charts.compare(comparison, PostProcess(0.4))
-    lines = written(figure.axes[5]).splitlines()
-    score = comparison.results(PostProcess(0.4))["soft"].scores.mean()
-    assert lines[2].split() == ["soft", f"{score:.4f}", "2.00", "M", "20.0", "ms"]
-
-
-def test_tile_follows_position_and_post_processing(comparison):
+def test_tiles_follow_position_and_post_processing(comparison):
     def draw(*what):
-        return read(charts.png(charts.show_tile(comparison, *what)))
+        return read(charts.png(charts.show_tiles(comparison, *what)))
 
-    first = draw(0, PostProcess())
-    assert (first == draw(0, PostProcess())).all()
-    assert (first != draw(1, PostProcess())).any()
-    assert (first != draw(0, PostProcess(0.95))).any()
-    figure = charts.show_tile(comparison, 0, PostProcess())
-    assert min(text.get_fontsize() for text in texts(figure)) >= 9
-    assert tuple(comparison.tiles.ids[:1]) == (texts(figure)[0].get_text()[:10],)
+    first = draw([0], PostProcess())
+    assert (first == draw([0], PostProcess())).all()
+    assert (first != draw([1], PostProcess())).any()
+    assert (first != draw([0], PostProcess(0.95))).any()
+    figure = charts.show_tiles(comparison, [2, 0], PostProcess())
+    heads = [axis.get_title() for axis in figure.axes[:: 1 + len(comparison.systems)]]
+    tiles = comparison.tiles
+    assert heads == [f"{tiles.ids[x]}\n{tiles.depths[x]} ft" for x in (2, 0)]
+    assert_readable(figure)
+
+
+def test_the_system_that_is_right_stands_out(there):
+    tiles, made = there
+    comparison = Comparison([made[0], made[-1]], tiles)
+    best = comparison.order("systems differ", PostProcess())[0]
+    _, right, wrong = charts.show_tiles(comparison, [best], PostProcess()).axes
+    results = comparison.results(PostProcess())
+    assert right.get_title() == f"sharp\nscore {results['sharp'][best]:.1f}"
+    assert right.title.get_weight() == "bold" != wrong.title.get_weight()
+    assert wrong.get_title() == f"wild\nscore {results['wild'][best]:.1f}"
 
 
 def test_tile_without_salt_and_empty_prediction_is_drawn(comparison):
     empty = int(np.argmin(comparison.tiles.coverage))
-    figure = charts.show_tile(comparison, empty, PostProcess(min_mask_size=10_201))
-    written = [text.get_text() for text in texts(figure)]
-    assert "truth: 0 px of salt" in written
-    assert written.count("score 1.0, 0 px") == len(comparison.systems)
+    figure = charts.show_tiles(comparison, [empty], PostProcess(min_mask_size=10_201))
+    written = "".join(text.get_text() for text in texts(figure))
+    assert written.count("score 1.0") == len(comparison.systems)
+    assert all(axis.title.get_weight() == "normal" for axis in figure.axes)
 
 
-def test_salt_is_counted_in_pixels(comparison):
-    thickest = int(np.argmax(comparison.tiles.coverage))
-    pixels = np.count_nonzero(comparison.tiles.masks[thickest])
-    figure = charts.show_tile(comparison, thickest, PostProcess())
-    assert f"truth: {pixels} px of salt" in [text.get_text() for text in texts(figure)]
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my-{}-none-3ep",
+        "my-vgg16-imagenet-residual-center_block-dilations-scse-hypercolumn-bce-{}ep",
+    ],
+)
+def test_long_names_stay_inside_the_pictures(there, name):
+    comparison = renamed(there, name)
+    assert_readable(charts.show_scores(comparison, PostProcess()))
+    figure = charts.show_tiles(comparison, [0, 1], PostProcess())
+    assert_readable(figure)
+    heads = [axis.get_title().replace("\n", "") for axis in figure.axes[1:5]]
+    for head, whole in zip(heads, comparison.systems, strict=True):
+        assert head.startswith(whole)
 
 
-def test_texts_of_a_tile_stay_inside_the_picture(comparison):
-    figure = charts.show_tile(comparison, 0, PostProcess())
-    charts.png(figure)
-    boxes = [text.get_window_extent() for text in texts(figure)]
-    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
-    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
-
-
-def test_names_are_cut_where_they_stay_different():
-    def short(*names):
-        return list(charts.short(names).values())
-
-    assert short("salt-net", "a" * charts.CUT) == ["salt-net", "a" * 22]
-    names = ["my-scratch-residual-bce-64px-3x32", "my-scratch-residual-bce-64px-4x32"]
-    assert short(*names) == ["my-scratch-…-64px-3x32", "my-scratch-…-64px-4x32"]
-    for other in (
-        "my-scratch-scse-bce-64px-3x32",
-        "my-scratch-residual-dice-64px-3x32",
-    ):
-        cut = short(names[0], other)
-        assert len(set(cut)) == 2 and max(map(len, cut)) <= charts.CUT
-
-
-def test_long_names_stay_inside_the_pictures(there):
-    tiles, made = there
-    comparison = Comparison(made, tiles)
-    long = "my-scratch-residual-center_block-dilations-bce-64px-{}x32"
-    for kept in ("systems", "runs"):
-        values = getattr(comparison, kept).values()
-        names = [long.format(number) for number in range(len(values))]
-        setattr(comparison, kept, dict(zip(names, values, strict=True)))
-    figure = charts.compare(comparison, PostProcess())
-    charts.png(figure)
-    box, whole = figure.legends[0].get_window_extent(), figure.bbox
-    assert box.x0 >= 0 and box.x1 <= whole.x1
-    box = figure.axes[5].texts[0].get_window_extent()
-    assert figure.axes[4].get_window_extent().x1 < box.x0 < box.x1 <= whole.x1
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    tile = charts.show_tile(comparison, 0, PostProcess())
-    titles = {axis.get_title() for axis in tile.axes[1:5]}
-    rows = written(figure.axes[5])
-    assert labels == titles and len(titles) == 4
-    assert all(title in rows for title in titles)
-
-
-def test_bars_have_numbers(comparison):
-    figure = charts.compare(comparison, PostProcess())
-    charts.png(figure)
-    shown = figure.axes[4].texts
-    assert len(shown) == 2 * len(comparison.systems)
-    boxes = [text.get_window_extent() for text in shown]
-    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
-
-
-def test_everything_is_one_picture(comparison):
+def test_still_picture_fits_a_screen_and_shows_where_systems_differ(comparison):
     picture = read(charts.everything(comparison))
-    assert picture.shape[1] == 1120 and picture.shape[0] >= 528 + 392
+    assert picture.shape[1] == 800 and 400 < picture.shape[0] < 750
     assert len(np.unique(picture[..., 0])) > 100
+    first = comparison.order("systems differ", PostProcess())[:2]
+    rows = read(charts.png(charts.show_tiles(comparison, first, PostProcess())))[30:]
+    assert (picture[-len(rows) :] == rows).all()

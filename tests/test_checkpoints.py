@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
+import numpy as np
 import pytest
 
 from helpers.training.checkpoints import Checkpoints
@@ -15,11 +15,8 @@ def row(epoch):
 
 
 def add(checkpoints, epoch):
-    with (
-        checkpoints.add(0, row(epoch)) as folder,
-        h5py.File(folder / "state.weights.h5", "w") as file,
-    ):
-        file["layer/weights"] = list(range(100))
+    with checkpoints.add(0, row(epoch)) as folder:
+        np.savez(folder / "state.npz", np.arange(100.0), np.ones(3))
 
 
 @pytest.fixture
@@ -44,27 +41,19 @@ def test_the_last_two_are_kept_and_read_again(three):
 
 def test_stage_is_kept(three):
     with three.add(1, row(3)) as folder:
-        h5py.File(folder / "state.weights.h5", "w").close()
+        np.savez(folder / "state.npz")
     assert three.stage == Checkpoints(three.run).stage == 1
 
 
 def test_block_that_fails_leaves_the_state_before(three):
     with pytest.raises(ZeroDivisionError), three.add(0, row(3)) as folder:
-        (folder / "state.weights.h5").write_bytes(b"half")
+        (folder / "state.npz").write_bytes(b"half")
         raise ZeroDivisionError
     assert three.history == Checkpoints(three.run).history == [row(0), row(1), row(2)]
 
 
-def test_what_a_kill_left_half_written_is_removed(three):
-    left = three.folder / ".epoch-0003-a1b2c3d4"
-    left.mkdir()
-    (three.run / ".history.csv-a1b2c3d4").mkdir()
-    Checkpoints(three.run)
-    assert not left.exists() and not list(three.run.glob(".*"))
-
-
-@pytest.mark.parametrize("fault", ["cut", "emptied", "missing"])
-@pytest.mark.parametrize("name", ["state.weights.h5", "state.json"])
+@pytest.mark.parametrize("fault", ["cut", "emptied", "missing", "another bit"])
+@pytest.mark.parametrize("name", ["state.npz", "state.json"])
 def test_unreadable_checkpoint_is_reported_and_the_one_before_used(
     fault, name, three, capsys
 ):
@@ -72,6 +61,8 @@ def test_unreadable_checkpoint_is_reported_and_the_one_before_used(
     content = file.read_bytes()
     if fault == "missing":
         file.unlink()
+    elif fault == "another bit":
+        file.write_bytes(content[:200] + bytes([content[200] ^ 128]) + content[201:])
     else:
         file.write_bytes(content[:-20] if fault == "cut" else b"")
     again = Checkpoints(three.run)

@@ -1,14 +1,15 @@
 """Systems side by side: the same numbers as from masks, and the kept choice."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pretend import labelled, pretend
+from pretend import NOISE, labelled, pretend
 
 from helpers import config, inference, metrics
 from helpers.inference import PostProcess
-from helpers.panel.comparison import CHOICE, ORDERS, Choice, Comparison, evaluate
+from helpers.panel.comparison import CHOICE, ORDERS, Choice, Comparison
 from helpers.training import runs
 from helpers.utils.files import DataError
 
@@ -39,23 +40,26 @@ def comparison(there, tiles):
 @pytest.mark.parametrize("post_process", POST_PROCESSES)
 def test_scores_are_those_of_the_masks(comparison, post_process):
     truth = comparison.tiles.masks
-    for name, result in comparison.results(post_process).items():
+    results = comparison.results(post_process)
+    for name, scores in results.items():
         masks = post_process(comparison.systems[name])
-        expected = metrics.precision_per_image(truth, masks)
-        np.testing.assert_array_equal(result.scores, expected)
-        ious = metrics.iou(truth, masks)
-        passed = [(ious > t).mean() for t in np.arange(10, 20) / 20]
-        np.testing.assert_allclose(result.passed, passed)
-        salt, predicted = truth.any(axis=(1, 2)), masks.any(axis=(1, 2))
-        expected = predicted[~salt].mean(), (~predicted[salt]).mean()
-        np.testing.assert_array_equal(result.mistakes, expected)
+        np.testing.assert_array_equal(scores, metrics.precision_per_image(truth, masks))
+    means = [scores.mean() for scores in results.values()]
+    assert means == sorted(means, reverse=True) and set(results) == set(NOISE)
 
 
-def test_mistakes_without_empty_tiles_or_without_salt():
-    salt, empty = np.ones((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
-    assert tuple(evaluate(salt, empty).mistakes) == (0, 1)
-    assert tuple(evaluate(empty, salt).mistakes) == (1, 0)
-    assert tuple(evaluate(empty, empty).mistakes) == (0, 0)
+def test_headline_names_the_best_and_doubts_a_small_lead(comparison, there, tiles):
+    results = comparison.results(PostProcess())
+    best, second = list(results)[:2]
+    text = comparison.headline(PostProcess())
+    assert text.startswith(f"{best} scores {results[best].mean():.4f} on 24 tiles, ")
+    low, high = inference.bootstrap_ci(results[best] - results[second])
+    assert f" more than {second} (95 % interval {low:.3f} to {high:.3f}): " in text
+    assert text.endswith("a clear lead" if low > 0 else "too close to call")
+    far = [run for run in there if run.system in ("sharp", "wild")]
+    assert Comparison(far, tiles).headline(PostProcess()).endswith("a clear lead")
+    alone = Comparison(there[:1], tiles).headline(PostProcess())
+    assert alone.endswith("on 12 tiles")
 
 
 def test_bytes_are_processed_as_floats():
@@ -94,7 +98,7 @@ def test_mix_is_the_weighted_mean(comparison, there):
         members = {r: weights[r.system] for r in there if r.system in weights}
         _, expected = runs.out_of_fold(members, comparison.tiles, tta)
         np.testing.assert_allclose(mix, expected, atol=1.01 / 255)
-    alone = comparison.mix((("soft", 0.3),))
+    alone = comparison.mix((("soft", 0.3),), True)  # as its row says
     np.testing.assert_array_equal(alone, comparison.systems["soft"])
 
 
@@ -112,17 +116,41 @@ def test_bytes_cost_less_than_a_thousandth_of_the_score():
 
 
 def test_orders_put_first_what_they_promise(comparison):
-    results = comparison.results(PostProcess()).values()
-    every = np.stack(list(comparison.systems.values())).astype(int)
+    scores = np.stack([*comparison.results(PostProcess()).values()])
     keys = {
-        "worst score": np.mean([result.scores for result in results], axis=0),
-        "disagreement": -(every.max(axis=0) - every.min(axis=0)).mean(axis=(1, 2)),
-        "coverage": -comparison.tiles.coverage,
+        "systems differ": scores.min(axis=0) - scores.max(axis=0),
+        "worst score": scores.mean(axis=0),
+        "most salt": -comparison.tiles.coverage,
     }
     assert tuple(keys) == ORDERS
     for by, key in keys.items():
         order = comparison.order(by, PostProcess())
-        assert sorted(order) == list(range(24)) and (np.diff(key[order]) >= 0).all()
+        assert sorted(order) == list(range(24))
+        salt = order[: np.count_nonzero(comparison.tiles.coverage)]
+        assert comparison.tiles.coverage[salt].all()  # the empty tiles come last
+        assert (np.diff(key[salt]) >= 0).all()
+
+
+def test_where_systems_differ_one_of_them_is_right(comparison):
+    first = comparison.order("systems differ", PostProcess())[0]
+    scores = [result[first] for result in comparison.results(PostProcess()).values()]
+    assert max(scores) > 0.5 > min(scores)
+
+
+def test_one_system_shows_first_what_it_finds(there, tiles):
+    alone = Comparison(there[-1:], tiles)
+    first = alone.order("systems differ", PostProcess())[0]
+    (scores,) = alone.results(PostProcess()).values()
+    assert scores[first] == scores[alone.tiles.coverage > 0].max()
+
+
+def test_runs_may_be_deleted_once_they_are_read(tiles, tmp_path):
+    made = pretend(tmp_path, tiles, ("sharp", "soft"))
+    comparison = Comparison(made, tiles)
+    shutil.rmtree(tmp_path)
+    for tta in (False, True):
+        assert comparison.mix((("sharp", 1.0), ("soft", 0.5)), tta).any()
+    assert comparison.headline(PostProcess(0.7))
 
 
 def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
@@ -159,9 +187,24 @@ def test_choice_is_kept_and_read(tmp_path, tiles, capsys):
         '{"tta": 1}',
         '{"data": "synthetic", "weights": [["a", 1]], "tta": true, "post_process": {}}',
         '{"weights": [["a", 1]], "tta": true, "rule": {}}',  # an older version's
+        '{"weights": [["a", NaN]], "tta": true, "post_process": {}}',
+        '{"weights": [["a", 1], ["b", 0]], "tta": true, "post_process": {}}',
+        "\udcff",
     ],
 )
 def test_file_that_is_no_choice_is_named(tmp_path, text):
-    (tmp_path / CHOICE).write_text(text)
+    (tmp_path / CHOICE).write_text(text, errors="surrogateescape")
     with pytest.raises(DataError, match=r"choice\.json: not a choice .*: delete it"):
         Choice.load(SimpleNamespace(output_dir=tmp_path))
+
+
+def test_choice_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / CHOICE).mkdir()
+    with pytest.raises(DataError, match=r"choice\.json: not a choice .*: delete it"):
+        Choice.load(SimpleNamespace(output_dir=tmp_path))
+
+
+@pytest.mark.parametrize("weights", [(), (("a", 0.0),), (("a", float("nan")),)])
+def test_choice_needs_a_weight(weights):
+    with pytest.raises(ValueError, match="at least one system a weight"):
+        Choice(weights, True, PostProcess())

@@ -7,6 +7,7 @@ from helpers.config import PROFILES, Settings
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """A repository without data, on a machine without Kaggle's folder or a GPU."""
+    (tmp_path / "repo").mkdir()
     monkeypatch.setattr(config, "ROOT", tmp_path / "repo")
     monkeypatch.setattr(config, "KAGGLE_FOLDERS", (tmp_path / "kaggle",))
     monkeypatch.setattr(config, "accelerator", lambda: "")
@@ -101,9 +102,29 @@ def test_start_says_where_a_gpu_is_to_be_had(house, monkeypatch, capsys, name):
     assert f"no accelerator{config.GPU_HINTS[name]}\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "fault"),
+    [
+        ("SALT_OUTPUT_DIR", "file/out", "Not a directory.*: mount its disk"),
+        ("SALT_OUTPUT_DIR", "file", "file cannot be written .*File exists"),
+        ("SALT_OUTPUT_DIR", "/proc/out", "cannot be written"),
+        ("SALT_OUTPUT_DIR", "~nobody-of-this-name/out", "home directory"),
+        ("SALT_DATA_DIR", "~nobody-of-this-name/tgs", "home directory"),
+        ("SALT_DATA_DIR", "x" * 300, "File name too long"),
+        ("SALT_DATA_DIR", "a\0b", "does not exist"),
+    ],
+)
+def test_path_that_cannot_be_used_is_told_by_the_name_of_its_variable(
+    house, name, path, fault
+):
+    (house / "repo" / "file").touch()
+    with pytest.raises(ValueError, match=f"^{name}: .*{fault}"):
+        Settings.from_env({name: path})
+
+
 def test_output_on_a_disk_that_is_not_mounted_is_refused(house):
     drive = house / "drive"
-    with pytest.raises(ValueError, match=r"SALT_OUTPUT_DIR: .*drive does not .*mount"):
+    with pytest.raises(ValueError, match=r"SALT_OUTPUT_DIR: .*No such.*drive.*mount"):
         Settings.from_env({"SALT_OUTPUT_DIR": str(drive / "salt")})
     drive.mkdir()
     settings = Settings.from_env({"SALT_OUTPUT_DIR": str(drive / "salt")})

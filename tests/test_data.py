@@ -1,6 +1,9 @@
 import io
+import os
+import struct
 import sys
 import zipfile
+import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -47,6 +50,23 @@ def depth(name):
 def png(pixels):
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def picture(mode, kind, name="1e5"):
+    """The image of a tile as another program may save it."""
+    stream = io.BytesIO()
+    Image.fromarray(image(name)).convert(mode).save(stream, kind)
+    return stream.getvalue()
+
+
+def palette_png(gray):
+    """Colors in an order of their own; 1 bit for a constant tile."""
+    order = np.random.default_rng(0).permutation(256).astype(np.uint8)
+    indexed = Image.fromarray(np.argsort(order).astype(np.uint8)[gray], "P")
+    indexed.putpalette(np.repeat(order, 3).tobytes())
+    stream = io.BytesIO()
+    indexed.save(stream, "PNG", transparency=b"\0\xff")
     return stream.getvalue()
 
 
@@ -241,12 +261,43 @@ FAULTS = {
     "no mask": (without("train/masks/1e5.png"), "train/masks/1e5 is missing"),
     "no depth": (
         edited("depths.csv", b"1e5,", b"1e6,"),
-        r"depths\.csv: no z for tile 1e5: fetch",
+        r"depths\.csv: z of tile 1e5 is 'missing', not 0 to 999999: fetch",
     ),
-    "depth in words": (edited("depths.csv", b"1e5,", b"1e5,x"), r"depths\.csv: no z"),
+    **{
+        f"depth {text}": (
+            edited(
+                "depths.csv", f"1e5,{depth('1e5')}".encode(), f"1e5,{text}".encode()
+            ),
+            r"depths\.csv: z of tile 1e5 is '.*', not 0 to 999999: fetch",
+        )
+        for text in ("x", "-5", "inf", "nan", "1e3", "51.5", "", "9" * 20, "\u0665")
+    },
+    "depths by a spreadsheet": (
+        edited("depths.csv", b"0004230816", b"4230816"),
+        r"depths\.csv: id 4230816 has lost its zeros, as in a spreadsheet: fetch",
+    ),
+    "ids by a spreadsheet": (
+        edited("train.csv", b"0004230816", b"4230816"),
+        r"train\.csv: id 4230816 has lost its zeros, as in a spreadsheet: fetch",
+    ),
+    "ids as floats": (
+        edited("train.csv", b"8e13060816", b"8.00E+13"),
+        r"train\.csv: '8\.00E\+13' is no id of letters and digits \(from a spread",
+    ),
+    "id of other letters": (
+        edited("train.csv", b"1e5,", "1\u00e95,".encode()),
+        r"train\.csv: '1\u00e95' is no id",
+    ),
+    "comma at the end": (
+        edited("train.csv", b"00012,", b"00012,,"),
+        r"train\.csv: row '00012' has 3 fields, not 2 \(is there a comma",
+    ),
+    "semicolons": (edited("train.csv", b"id,", b"id;"), r"header \['id;rle_mask'\]"),
+    "column twice": (edited("train.csv", b"id,", b"id,id,"), "header"),
+    "open quote": (edited("train.csv", b"00012,", b'00012,"'), "unreadable .*: fetch"),
     "unknown id": (
         edited("train.csv", b"1e5,", b"1e6,"),
-        "train/images/1e6 is missing",
+        r"train\.csv: has no row for image '1e5': fetch",
     ),
     "repeated id": (
         edited("train.csv", b"0004230816,", b"1e5,"),
@@ -258,9 +309,9 @@ FAULTS = {
     ),
     "other columns": (
         edited("train.csv", b"rle_mask", b"mask"),
-        r"train\.csv: has columns \['id', 'mask'\]",
+        r"train\.csv: header \['id', 'mask'\], needs id and rle_mask: fetch",
     ),
-    "empty table": (instead("train.csv", b""), r"train\.csv: unreadable"),
+    "empty table": (instead("train.csv", b""), r"train\.csv: header \[\]"),
     "table in bytes": (instead("train.csv", b"id,\xff\n"), r"train\.csv: unreadable"),
     "wrong size": (
         instead("train/images/1e5.png", png(SQUARE)),
@@ -268,27 +319,32 @@ FAULTS = {
     ),
     "no picture": (
         instead("train/images/1e5.png", b"PNG"),
-        r"1e5\.png: image, or .* is unreadable",
+        r"1e5\.png: not a PNG image: fetch",
     ),
     "half a picture": (
         instead("train/images/1e5.png", png(np.stack([image("1e5")] * 3, -1))[:9000]),
-        r"images.1e5\.png: image, .* is unreadable: .*truncated",
+        r"images.1e5\.png: .*truncated.*: fetch",
     ),
+    "JPEG": (
+        instead("train/images/1e5.png", picture("L", "JPEG")),
+        r"images.1e5\.png: not a PNG image: fetch",
+    ),
+    "CMYK": (instead("train/images/1e5.png", picture("CMYK", "TIFF")), "not a PNG"),
     "mask moved": (
         instead("train/masks/1e5.png", mask_png(SHIFTED)),
-        r"masks.1e5\.png: mask differs from its RLE .* in 162 pixels: fetch",
+        r"masks.1e5\.png or train\.csv: mask differs from its RLE in 162 pixels: fetch",
     ),
     "mask lost": (
         instead("train/masks/1e5.png", mask_png(SHIFTED & False)),
-        r"1e5\.png: mask differs",
+        r"1e5\.png or train\.csv: mask differs",
     ),
     "RLE lost": (
         edited("train.csv", rle_encode(mask("1e5")).encode(), b""),
-        r"1e5\.png: mask differs",
+        r"1e5\.png or train\.csv: mask differs",
     ),
     "RLE broken": (
         edited("train.csv", rle_encode(mask("1e5")).encode(), b"0 5"),
-        r"1e5\.png: .*RLE in train\.csv, is unreadable: RLE '0 5'",
+        r"1e5\.png or train\.csv: RLE '0 5'.*: fetch",
     ),
 }
 
@@ -307,7 +363,9 @@ def test_a_folder_or_file_that_is_no_data_is_refused_with_advice(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no zip")
     for source, fault in [
-        ("nowhere", "nowhere: no such folder or zip"),
+        ("nowhere", r"nowhere: no folder or zip \(No such file"),
+        ("long" * 75, r"no folder or zip \(File name too long\)"),
+        ("zero\0", r"no folder or zip \(embedded null"),
         ("empty", "empty: holds none"),
         ("notes.txt", r"notes\.txt: damaged zip"),
     ]:
@@ -511,9 +569,16 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(
     with pytest.raises(DataError) as caught:
         data.download(tmp_path / "data" / "tgs")
     message = str(caught.value)
-    for part in (str(answer or "kagglehub"), "/rules", "KAGGLE_KEY", "kaggle.json"):
+    for part in (
+        str(answer or "kagglehub"),
+        "/rules",
+        "KAGGLE_API_TOKEN",
+        "access_token",
+    ):
         assert part in message
-    assert "pip install kagglehub" in message and "SALT_DATA_DIR=synthetic" in message
+    assert (
+        "pip install -U kagglehub" in message and "SALT_DATA_DIR=synthetic" in message
+    )
     assert str(tmp_path / "data" / "tgs") in message
     assert not list(tmp_path.iterdir())
 
@@ -526,7 +591,7 @@ def test_a_download_of_something_else_is_not_kept(tmp_path, kagglehub):
 
 
 def test_reading_never_downloads(tmp_path, kagglehub):
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no folder or zip"):
         data.load_tiles(settings_for(tmp_path / "tgs"))
     assert not kagglehub.asked
 
@@ -534,7 +599,7 @@ def test_reading_never_downloads(tmp_path, kagglehub):
 def test_image_without_a_row_is_named(tmp_path):
     files = unpacked()
     files["train/images/stray.png"] = files["train/images/1e5.png"]
-    with pytest.raises(DataError, match=r"train\.csv: has no row for image stray"):
+    with pytest.raises(DataError, match=r"train\.csv: has no row for image 'stray'"):
         data.load_tiles(settings_for(write(tmp_path / "tgs", files)))
 
 
@@ -542,7 +607,7 @@ def test_cut_list_of_test_tiles_is_noticed(tmp_path):
     files = unpacked()
     rows = files["sample_submission.csv"].splitlines(keepends=True)
     files["sample_submission.csv"] = b"".join(rows[:-1])
-    message = rf"sample_submission\.csv: has no row for image {TEST[-1]}"
+    message = rf"sample_submission\.csv: has no row for image '{TEST[-1]}'"
     with pytest.raises(DataError, match=message):
         data.load_test_tiles(settings_for(write(tmp_path / "tgs", files)))
 
@@ -585,3 +650,188 @@ def test_image_that_is_not_gray_in_eight_bits_is_named(tmp_path, kind):
     files = unpacked() | {"train/images/1e5.png": png(odd[kind])}
     with pytest.raises(DataError, match=r"1e5\.png: not an 8-bit grayscale image"):
         data.load_tiles(settings_for(write(tmp_path / "tgs", files)))
+
+
+@pytest.mark.parametrize("mode", ["palette", "1", "L", "LA", "RGBA", "mask palette"])
+def test_pictures_saved_by_other_programs_are_read_right(tmp_path, mode):
+    files = unpacked()
+    if mode == "1":
+        files[f"train/images/{BLACK}.png"] = picture("1", "PNG", BLACK)
+    elif mode == "mask palette":
+        files["train/masks/1e5.png"] = palette_png(mask("1e5").astype(np.uint8))
+    else:
+        other = palette_png(image("1e5"))
+        files["train/images/1e5.png"] = (
+            other if mode == "palette" else picture(mode, "PNG")
+        )
+    check_tiles(settings_for(write(tmp_path / "tgs", files)))
+
+
+def test_colors_in_sixteen_bits_are_refused(tmp_path):
+    header = struct.pack(">IIBBBBB", 101, 101, 16, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(101 * (1 + 101 * 6)))
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, chunk in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        check = zlib.crc32(kind + chunk)
+        content += struct.pack(">I", len(chunk)) + kind + chunk
+        content += struct.pack(">I", check)
+    files = unpacked() | {f"train/images/{BLACK}.png": content}
+    with pytest.raises(DataError, match=r"0000\.png: not an 8-bit grayscale"):
+        data.load_tiles(settings_for(write(tmp_path / "tgs", files)))
+
+
+def test_size_is_checked_before_a_picture_is_unpacked(tmp_path, monkeypatch):
+    huge = png(np.zeros((101, 101), np.uint8))
+    huge = huge[:16] + struct.pack(">II", 13_000, 13_000) + huge[24:]
+    files = unpacked() | {"train/images/1e5.png": huge}
+    monkeypatch.setattr(data, "Image", None)
+    with pytest.raises(
+        DataError, match=r"shape \(13000, 13000\), expected \(101, 101\)"
+    ):
+        data._read(data.File("1e5.png", lambda: files["train/images/1e5.png"]))
+
+
+def test_tables_are_checked_before_any_picture_is_read(tmp_path, monkeypatch):
+    files = unpacked()
+    files["depths.csv"] += b"1e5,9\n"
+    settings = settings_for(write(tmp_path / "tgs", files))
+    monkeypatch.setattr(data, "_read", None)
+    for read in (data.load_tiles, data.load_test_tiles, data.check_parts):
+        with pytest.raises(DataError, match=r"depths\.csv: id 1e5 appears more than"):
+            read(settings)
+
+
+def test_training_tile_among_the_test_tiles_is_named(tmp_path):
+    files = unpacked()
+    files["sample_submission.csv"] += b"1e5,1 1\n"
+    files["test/images/1e5.png"] = files["train/images/1e5.png"]
+    settings = settings_for(write(tmp_path / "tgs", files))
+    for read in (data.load_test_tiles, data.check_parts):
+        with pytest.raises(DataError, match=r"submission\.csv: tile 1e5 is a training"):
+            read(settings)
+
+
+STALE = {  # what lies about, of another version
+    "depths.csv": csv("id,z", [("1e5", 1)]),
+    "train.csv": b"id,rle_mask\n1e5,\n",
+    "train/images/1e5.png": png(np.zeros((101, 101, 3), np.uint8)),
+    "train/masks/1e5.png": png(np.zeros((101, 101), np.uint8)),
+}
+BESIDE = {
+    "backup": within("backup", STALE),
+    "above": within("Backup/tgs", STALE),
+    "trash": within(".Trash/tgs", STALE),
+    "Windows trash": within("$RECYCLE.BIN", STALE),
+    "Apple": {
+        **within("__MACOSX", STALE),
+        "train/images/._1e5.png": b"fork",
+        "._train.zip": b"fork",
+    },
+    "zip": {"a.zip": zipped(STALE)},
+    "zip below": {"a/train.zip": zipped({"images/1e5.png": b""})},
+    "synthetic": within("outputs/synthetic-1500-500-2018-abc", inner_zips()),
+}
+
+
+@pytest.mark.parametrize("layout", ["folders", "inner zips"])
+@pytest.mark.parametrize("case", BESIDE)
+def test_files_nearest_to_the_top_count(tmp_path, case, layout):
+    beside = BESIDE[case]
+    if case == "zip" and layout == "inner zips":
+        pytest.skip("then neither zip is nearer: see the next test")
+    check_tiles(settings_for(write(tmp_path / "in", LAYOUTS[layout]() | beside)))
+
+
+def test_in_a_folder_below_as_well(tmp_path):
+    files = within("competition_data", unpacked() | BESIDE["backup"])
+    check_tiles(settings_for(write(tmp_path / "in", files)))
+
+
+def test_two_versions_side_by_side_are_named(tmp_path):
+    both = within("a", unpacked()) | within("b", unpacked())
+    check_tiles(settings_for(write(tmp_path / "tgs", both)))  # they are equal
+    both["b/depths.csv"] += b"more,1\n"
+    with pytest.raises(
+        DataError, match=r"a.depths\.csv and .*b.depths\.csv differ: move"
+    ):
+        data.load_tiles(settings_for(write(tmp_path / "tgs", both)))
+
+
+def renamed(change):
+    return lambda: {change(name): content for name, content in unpacked().items()}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        renamed(lambda name: name.replace(".png", ".PNG")),
+        renamed(
+            lambda name: name.replace("train/i", "Train/I").replace(".csv", ".CSV")
+        ),
+        renamed(lambda name: name.replace("images/", "images\\")),
+        lambda: {"bundle.zip": zipped(renamed(lambda x: x.replace("/", "\\"))())},
+        lambda: {"bundle.ZIP": zipped(renamed(lambda name: f"/{name}")())},
+    ],
+    ids=["PNG", "capitals", "Windows folder", "Windows zip", "absolute"],
+)
+def test_names_from_other_systems_are_understood(tmp_path, files):
+    check_tiles(settings_for(write(tmp_path / "in", files())))
+
+
+def test_links_are_followed_and_circles_are_not(tmp_path):
+    write(tmp_path / "elsewhere", unpacked())
+    folder = write(tmp_path / "tgs", {"notes.txt": b""})
+    for path in (tmp_path / "elsewhere").iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "again").symlink_to(folder)
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    (folder / "itself").symlink_to(folder / "itself")
+    check_tiles(settings_for(folder))
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path):
+    odd = os.fsdecode(b"\xff")
+    folder = write(tmp_path / "tgs", unpacked())
+    try:
+        write(folder, {f"train/images/{odd}.png": b""})
+        write(tmp_path / odd, {"notes.txt": b""})
+    except OSError:
+        pytest.skip("this system knows only UTF-8")
+    for source in (folder, tmp_path / odd):
+        with pytest.raises(DataError, match=r"\\udcff") as caught:
+            data.load_tiles(settings_for(source))
+        print(str(caught.value).encode())
+
+
+def test_set_of_synthetic_tiles_is_not_the_competition(tmp_path):
+    folder = write(tmp_path / "tgs", unpacked() | {"sections.csv": b"id,section\n"})
+    with pytest.raises(DataError, match=r"sections\.csv: .*SALT_DATA_DIR=synthetic"):
+        data.load_tiles(settings_for(folder))
+
+
+def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied", "train")
+
+
+@pytest.mark.parametrize(
+    "opens", ["os.walk", "zipfile.ZipFile", "pathlib.Path.read_bytes"]
+)
+def test_missing_permission_is_not_called_damage(tmp_path, monkeypatch, opens):
+    folder = write(tmp_path / "tgs", inner_zips())
+    if opens == "os.walk":
+        monkeypatch.setattr(os, "scandir", refuse)
+    else:
+        monkeypatch.setattr(opens, refuse)
+    with pytest.raises(DataError, match="no permission to read it: change its mode"):
+        data.load_tiles(settings_for(folder))
+
+
+def test_zip_with_a_password_is_to_be_unpacked(tmp_path):
+    content = bytearray(zipped(dict.fromkeys(unpacked(), b"x")))
+    for at in range(len(content) - 4):  # set the flag in both kinds of headers
+        if content[at : at + 4] in (b"PK\1\2", b"PK\3\4"):
+            content[at + 6 + 2 * (content[at + 2] == 1)] |= 1
+    with pytest.raises(
+        DataError, match=r"encrypted, password.*: unpack the zip yourself"
+    ):
+        data.load_tiles(settings_for(write(tmp_path / "tgs", {"a.zip": content})))

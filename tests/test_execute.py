@@ -63,6 +63,7 @@ def training(runs_dir, epochs):
         (folder / "history.csv").write_text(
             "epoch,loss,val_score,seconds\n" + "".join(rows)
         )
+    return folder
 
 
 def test_progress_of_a_training_run_is_epoch_score_and_time_left(tmp_path):
@@ -76,6 +77,26 @@ def test_progress_of_a_training_run_is_epoch_score_and_time_left(tmp_path):
 def test_first_epoch_has_no_time_yet(tmp_path):
     training(tmp_path, 0)
     assert execute.training_progress(tmp_path, 0) == ("tiny: epoch 1 of 8; ", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *[("work/plan.json", text) for text in ("", '{"system": {"st', "[]", "{}")],
+        *[("history.csv", text) for text in ("epoch,seconds\n0,", "a\n\x00", "a\n1")],
+    ],
+)
+def test_files_that_are_cut_off_stop_no_notebook(name, content, tmp_path):
+    folder = training(tmp_path, epochs=2)
+    (folder / name).write_text(content)
+    assert execute.training_progress(tmp_path, 0)[1] is None
+
+
+def test_missing_kernel_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "KERNEL", "no-such-kernel")
+    path = book(tmp_path / "01_a.ipynb", "1")
+    fault = execute.run([path], tmp_path / "executed", tmp_path)
+    assert "01_a.ipynb failed" in fault and "no-such-kernel" in fault
 
 
 def test_time_left_follows_the_pace_of_this_machine(monkeypatch):

@@ -1,8 +1,19 @@
+import contextlib
 import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from helpers.utils.files import DataError, atomic_write, sweep
+from helpers.utils import files
+from helpers.utils.files import DataError, atomic_write, lock
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_file_appears_whole_with_its_folder_and_nothing_beside_it(tmp_path):
@@ -85,11 +96,137 @@ def test_nothing_is_written_below_an_unmounted_disk_until_it_is_back(
     assert write("second") == "second"
 
 
-def test_what_a_killed_process_left_behind_is_swept_away(tmp_path):
-    writer = atomic_write(tmp_path / "result.txt")
-    writer.__enter__().write_text("half")
-    (tmp_path / "other-file").touch()
-    sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["other-file"]
-    with pytest.raises(DataError, match="cannot be written"):
-        writer.__exit__(None, None, None)
+@pytest.fixture
+def owners():
+    """Ids of processes: this one, one that ended, and one of another machine."""
+    here, pid, start = files._owner().split("-")
+    ended = subprocess.run(["true"], check=True) and f"{here}-{2**22 + 1}-7"
+    return {
+        "alive": f"{here}-{pid}-{start}",
+        "ended": ended,
+        "its number is used again": f"{here}-{pid}-{int(start) - 1}",
+        "elsewhere": "00000000-1-7",
+    }
+
+
+def age(path, seconds):
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("who", "days", "stays"),
+    [
+        ("alive", 2, True),
+        ("ended", 0, False),
+        ("its number is used again", 0, False),
+        ("elsewhere", 0.9, True),
+        ("elsewhere", 1.1, False),
+    ],
+)
+def test_what_a_killed_process_left_behind_goes_with_the_next_write(
+    who, days, stays, owners, tmp_path
+):
+    left = tmp_path / f".synthetic-60-{owners[who]}-a1b2c3d4"
+    (left / "train").mkdir(parents=True)
+    age(left, days * 86400)
+    mine = [tmp_path / name for name in (".git", ".hidden-a1b2c3d4", "other-file")]
+    for path in mine:
+        path.touch()
+    with atomic_write(tmp_path / "result.txt") as beside:
+        beside.touch()
+    kept = {*mine, tmp_path / "result.txt"} | ({left} if stays else set())
+    assert {*tmp_path.iterdir()} == kept
+
+
+def test_names_in_the_hidden_folder_are_those_that_are_swept(tmp_path):
+    with atomic_write(tmp_path / "result.txt") as beside:
+        beside.touch()
+        name = beside.parent.name
+    assert name.startswith(f".result.txt-{files._owner()}-")
+
+
+def test_killed_writer_is_cleaned_up_after_by_the_next(tmp_path):
+    program = (
+        "import os, pathlib\nfrom helpers.utils.files import atomic_write\n"
+        f"with atomic_write({str(tmp_path / 'set')!r}) as draft:\n"
+        "    draft.mkdir()\n    os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert len([*tmp_path.iterdir()]) == 1
+    with atomic_write(tmp_path / "other") as beside:
+        beside.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_without_room_nothing_is_begun_and_the_need_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    path = tmp_path / "new" / "run"
+    message = (
+        r"run: cannot be written \(needs 7\.0 MB, 5\.0 MB are free\): mount or free"
+    )
+    with pytest.raises(DataError, match=message), atomic_write(path, 7_000_000):
+        pass
+    assert not path.parent.exists()
+    with atomic_write(path, 4_000_000) as beside:
+        beside.touch()
+
+
+def test_lock_names_who_has_it_and_goes_in_the_end(tmp_path):
+    path = tmp_path / "net" / "fold-0.lock"
+    with pytest.raises(ZeroDivisionError), lock(path):
+        message = (
+            rf"fold-0: being trained by process {os.getpid()} on .* since .*: wait"
+        )
+        with pytest.raises(DataError, match=message), lock(path):
+            pass
+        raise ZeroDivisionError
+    assert not path.exists()
+    with lock(path):
+        assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes", "free"),
+    [
+        ("{alive} process 1 on here", 99, False),
+        ("{ended} process 1 on here", 0, True),
+        ("{its number is used again} process 1 on here", 0, True),
+        ("{elsewhere} process 1 on there", 4, False),  # it is touched every 30 seconds
+        ("{elsewhere} process 1 on there", 6, True),
+        ("", 0, False),  # it is being written
+        ("", 6, True),
+        ("\xff-{}-{}", 0, False),
+    ],
+)
+def test_stale_lock_is_recognized(text, minutes, free, owners, tmp_path):
+    path = tmp_path / "fold-0.lock"
+    path.write_bytes(
+        re.sub(r"{(\w.*?)}", lambda x: owners[x[1]], text).encode("latin1")
+    )
+    age(path, 60 * minutes)
+    with contextlib.ExitStack() as stack:
+        if not free:
+            stack.enter_context(pytest.raises(DataError, match="fold-0: being trained"))
+        with lock(path):
+            assert path.read_text().startswith(owners["alive"])
+    assert path.exists() != free
+
+
+def test_of_two_that_take_over_at_the_same_moment_one_wins(
+    owners, tmp_path, monkeypatch
+):
+    path = tmp_path / "fold-0.lock"
+    path.write_text(f"{owners['ended']} process 1 on here")
+    other = f"{owners['alive']} process 2 on here"
+    monkeypatch.setattr(time, "sleep", lambda _: path.write_text(other))
+    with pytest.raises(DataError, match="being trained by process 2"), lock(path):
+        pass
+    assert path.read_text() == other
+
+
+def test_folder_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / "net").touch()
+    path = tmp_path / "net" / "fold-0.lock"
+    message = r"fold-0\.lock: cannot be written"
+    with pytest.raises(DataError, match=message), lock(path):
+        pass

@@ -2,18 +2,24 @@
 
 import importlib
 import json
+import os
+import re
+import resource
 import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from tiny import TINY, assert_same, interrupt_at, smoke
+from tiny import TINY, assert_same, at_epoch_begin, interrupt_at, smoke
 
 from helpers import data, losses, metrics, systems, training
-from helpers.training import callbacks, runs, stages, timing
+from helpers.training import callbacks, checkpoints, runs, stages, timing
+from helpers.utils import files
+from helpers.utils.files import DataError
 
 eager, settings, tiles = tiny.eager, tiny.settings, tiny.tiles  # fixtures
 fitting = importlib.import_module("helpers.training.fit")  # the name is the function's
@@ -110,7 +116,7 @@ def test_unreadable_checkpoint_is_reported_and_the_one_before_used(
         training.fit(TINY, tiles, 0, settings, verbose=0)
     work = settings.runs_dir / "tiny" / "fold-0" / "work"
     assert {p.name for p in work.iterdir()} == {"plan.json", "epoch-0001", "epoch-0002"}
-    weights = work / "epoch-0002" / "state.weights.h5"
+    weights = work / "epoch-0002" / "state.npz"
     weights.write_bytes(weights.read_bytes()[:-100])
     run = training.fit(TINY, tiles, 0, settings, verbose=0)
     assert "epoch-0002: cannot be read" in capsys.readouterr().out
@@ -154,6 +160,104 @@ def test_another_run_is_moved_aside(finished, tiles, tmp_path, monkeypatch, caps
     assert json.loads((aside / "config.json").read_text()) == run.config
     plan = settings.runs_dir / "tiny" / "fold-0" / "work" / "plan.json"
     assert json.loads(plan.read_text())["system"]["batch_size"] == 16
+
+
+def test_run_that_was_moved_aside_is_found_again(finished, tiles, tmp_path, capsys):
+    """Settings A, which are finished, then B, which is only begun, A, and B again."""
+    run, _ = finished
+    settings = copied(run, tmp_path)
+    home, other = settings.runs_dir / "tiny" / "fold-0", replace(TINY, batch_size=16)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_at(patch, 1)
+        training.fit(other, tiles, 0, settings, verbose=0)
+    assert runs.look_up(TINY, tiles, 0, settings)[2] == "finished"
+    capsys.readouterr()
+    again = training.fit(TINY, tiles, 0, settings, verbose=0)
+    assert again.folder == home and again.config == run.config
+    assert "made with other settings, moved to " in (said := capsys.readouterr().out)
+    assert "fold-0: moved back from " in said
+    assert runs.look_up(other, tiles, 0, settings)[2] == "begun"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        no_training(patch)
+        training.fit(other, tiles, 0, settings, verbose=0)
+    assert "resuming after epoch 1 in" in capsys.readouterr().out
+    plan = json.loads((home / "work" / "plan.json").read_text())
+    assert plan["system"]["batch_size"] == 16
+    assert len([*home.parent.iterdir()]) == 2  # and no lock
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", b""), ("validation.npz", b"PK"), ("work/plan.json", b'{"ver')],
+)
+def test_damaged_run_is_moved_aside(
+    name, content, finished, tiles, tmp_path, monkeypatch, capsys
+):
+    settings = copied(finished[0], tmp_path)
+    home = settings.runs_dir / "tiny" / "fold-0"
+    if "work" in name:
+        (home / "config.json").unlink()
+        (home / "work").mkdir()
+    (home / name).write_bytes(content)
+    no_training(monkeypatch)
+    with pytest.raises(ZeroDivisionError):
+        training.fit(TINY, tiles, 0, settings, verbose=0)
+    assert re.search(rf"damaged \(.*{name}: .*\), moved to", capsys.readouterr().out)
+
+
+def test_second_process_is_told_who_trains_the_run(tiles, settings):
+    path = settings.runs_dir / "tiny" / "fold-0.lock"
+    path.parent.mkdir(parents=True)
+    text = f"{files._owner(os.getppid())} process {os.getppid()} on vm since 05:40"
+    path.write_text(text)
+    message = (
+        rf"fold-0: being trained by process {os.getppid()} on vm since 05:40: wait"
+    )
+    with pytest.raises(DataError, match=message):
+        training.fit(TINY, tiles, 0, settings)
+    assert path.read_text() == text
+    assert [*settings.runs_dir.glob("*/*")] == [path]
+
+
+@pytest.mark.parametrize("fault", ["no room", "failing writes"])
+def test_full_disk_at_a_checkpoint_is_an_error_that_leaves_what_was_finished(
+    fault, tiles, settings, monkeypatch
+):
+    """A limit on the size of files fails in the middle of a write, as a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(model, epoch):
+        if epoch and fault == "no room":
+            room = SimpleNamespace(free=10_000)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+        elif epoch:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    at_epoch_begin(monkeypatch, fill)
+    why = "needs .* MB, 0.0 MB are free" if fault == "no room" else "File too large"
+    try:
+        message = (
+            rf"epoch-0001: cannot be written \(.*{why}.*\): mount or free the disk"
+        )
+        with pytest.raises(DataError, match=message):
+            training.fit(TINY, tiles, 0, settings, verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    run = settings.runs_dir / "tiny" / "fold-0"
+    names = {path.name for path in (run / "work").iterdir()}
+    assert names == {"plan.json", "epoch-0000"}
+    assert [*run.parent.iterdir()] == [run]
+    assert len(checkpoints.Checkpoints(run).history) == 1
+
+
+def test_room_is_checked_before_the_training(tiles, settings, monkeypatch):
+    no_training(monkeypatch)
+    monkeypatch.setattr(timing, "choose_precision", lambda *_: "float32")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(
+        DataError, match=r"plan.json: cannot be written \(needs 0\.\d MB"
+    ):
+        training.fit(TINY, tiles, 0, settings, verbose=0)
 
 
 @pytest.mark.parametrize("name", ["config.json", "work/plan.json"])

@@ -2,7 +2,9 @@
 
 import builtins
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -18,6 +20,33 @@ def test_accelerator_is_named_unless_there_is_only_a_cpu(monkeypatch):
     assert hardware.accelerator() == ""
     devices.append("gpu:0")
     assert hardware.accelerator() == "gpu:0"
+
+
+def test_missing_backend_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(ValueError, match=r"backend .*install it, or unset KERAS_BACK"):
+        hardware.load_keras()
+
+
+def test_channels_come_last_whatever_keras_json_says():
+    keras.config.set_image_data_format("channels_first")
+    assert hardware.load_keras().config.image_data_format() == "channels_last"
+
+
+@pytest.mark.slow
+def test_plain_script_builds_a_network_whatever_keras_json_says(tmp_path):
+    settings = '{"image_data_format": "channels_first"}'
+    (tmp_path / "keras.json").write_text(settings)
+    program = "from helpers import unet; print(unet.build_unet().output.shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(hardware.__file__).parents[2],
+        env=os.environ | {"KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "(None, 128, 128, 1)" in done.stdout
 
 
 def test_device_is_described_so_that_machines_differ(monkeypatch):

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.special import expit, logit
 
 from helpers.batches import ResizeOrPad
@@ -12,6 +13,7 @@ from helpers.inference import (
     bootstrap_ci,
     cross_fit,
     predict,
+    predict_section,
     score_grid,
 )
 from helpers.metrics import mean_precision, precision_per_image
@@ -173,3 +175,170 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_tiles():
     narrow = bootstrap_ci(np.tile(scores, 4))
     assert low < narrow[0] < narrow[1] < high
     assert bootstrap_ci(np.ones(9)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        tiles() / 255,
+        (tiles() / 255).astype(np.float32),
+        tiles().astype(np.int64),
+        tiles() > 9,
+        tiles()[..., None],
+        tiles()[0],
+        tiles()[:, :64, :64],
+    ],
+    ids=lambda images: f"{images.dtype} {images.shape}",
+)
+def test_only_tiles_as_they_were_read_are_predicted(images):
+    fault = r"images must be uint8 \(n, 101, 101\), not divided by 255; these are "
+    with pytest.raises(ValueError, match=f"{fault}{images.dtype} "):
+        predict(LEANING, images)
+    with pytest.raises(ValueError, match=r"in batches of -1"):
+        predict(LEANING, tiles(), batch_size=-1)
+
+
+def test_a_model_of_another_size_is_refused():
+    half = SimpleNamespace(predict_on_batch=lambda x: leaning(x)[:, ::2, ::2], name="h")
+    fault = r"h: gives \(128, 64, 64, 1\) for inputs \(128, 128, 128, 1\)"
+    with pytest.raises(ValueError, match=fault):
+        predict(half, tiles())
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_a_network_that_says_nan_is_named(tta):
+    def sick(batch):
+        logits = leaning(batch)
+        logits[1, 5, 5] = np.nan
+        return {"mask": logits}
+
+    model = SimpleNamespace(predict_on_batch=sick, name="salt-net")
+    with pytest.raises(FloatingPointError, match=r"salt-net: predicts NaN: its weights"):
+        predict(model, tiles(), tta=tta)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.2, 255])
+def test_what_is_no_probability_is_refused_everywhere(value):
+    masks, probabilities = guesses()
+    probabilities[3, 4, 5] = value
+    for use in (PostProcess(), as_bytes):
+        with pytest.raises(ValueError, match=r"lie in \[0, 1\], not"):
+            use(probabilities)
+    for use in (score_grid, cross_fit):
+        with pytest.raises(ValueError, match=r"lie in \[0, 1\], not"):
+            use(masks, probabilities)
+    with pytest.raises(ValueError, match=r"\(20, 20\)"):
+        PostProcess()(probabilities[0])
+
+
+def test_probabilities_may_be_off_by_rounding():
+    assert PostProcess(0.9)(np.full((1, 4, 4), 1 + 1e-6, np.float32)).all()
+    assert as_bytes(np.full((1, 4, 4), 1 + 1e-6)).max() == 255
+
+
+@pytest.mark.parametrize(
+    "values", [(np.nan,), (-0.1,), (1.1,), (0.5, -1), (0.5, 0, -1)]
+)
+def test_post_processing_without_sense_is_refused(values):
+    with pytest.raises(ValueError, match=r"PostProcess\(.*lies in \[0, 1\]"):
+        PostProcess(*values)
+
+
+@pytest.mark.parametrize("scores", [[], [0.5, np.nan], [np.inf], 0.5, [[0.5]]])
+def test_an_interval_needs_numbers(scores):
+    with pytest.raises(ValueError, match="needs scores"):
+        bootstrap_ci(scores)
+
+
+IDENTITY = SimpleNamespace(predict_on_batch=lambda x: logit(x.clip(1e-6, 1 - 1e-6)))
+
+
+@pytest.mark.parametrize(
+    "shape", [(300, 200), (128, 128), (50, 40), (300, 1), (5, 999)]
+)
+def test_a_network_that_returns_its_input_returns_the_section(shape):
+    section = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    section[0], section[-1] = 0, 255  # no trace is constant
+    predicted = predict_section(IDENTITY, section)
+    assert predicted.dtype == np.float32 and predicted.shape == shape
+    np.testing.assert_allclose(predicted, section / 255, atol=1e-5)
+
+
+def blurring(batch):
+    """A "network" that sees its neighborhood, and zeros beyond the window's border."""
+    levels = gaussian_filter(batch, (0, 9, 9, 0), mode="constant")
+    return logit(levels.clip(1e-6, 1 - 1e-6))
+
+
+@pytest.mark.parametrize("shift", [64, 37])
+def test_there_are_no_seams(shift):
+    rng, blur = np.random.default_rng(0), SimpleNamespace(predict_on_batch=blurring)
+    section = gaussian_filter(rng.standard_normal((400, 600)), 3)
+    whole = predict_section(blur, section)
+    shifted = predict_section(blur, section[:, shift:])
+    difference = np.abs(shifted - whole[:, shift:])
+    assert difference.mean() < 0.01
+    assert difference[:, 64:].mean() < 0.006 < whole[100:-100, 100:-100].std()
+
+
+def test_amplitudes_become_gray_levels_once_for_the_section():
+    """Not in every window: what is quiet beside something loud remains quiet."""
+    rng = np.random.default_rng(0)
+    section = 1e4 * rng.standard_normal((400, 300))
+    section[200:] /= 50
+    predicted = predict_section(IDENTITY, section)
+    assert predicted[250:].std() < 0.1 * predicted[:150].std()
+    np.testing.assert_allclose(
+        predict_section(IDENTITY, section / 7 + 3), predicted, atol=1e-5
+    )
+    section[17, 23] = 1e9  # a spike does not hide the rest
+    assert predict_section(IDENTITY, section)[:150].std() > 0.9 * predicted[:150].std()
+
+
+def test_where_nothing_was_recorded_there_is_no_salt():
+    section = np.random.default_rng(0).standard_normal((150, 140)).astype(np.float32)
+    section[3, 4], section[5, 6], section[:, 9], section[:, 11] = (
+        np.nan,
+        np.inf,
+        0,
+        np.nan,
+    )
+    always = SimpleNamespace(predict_on_batch=lambda batch: np.full_like(batch, 5))
+    dead = predict_section(always, section) == 0
+    assert dead[3, 4] and dead[5, 6] and dead[:, (9, 11)].all()
+    assert dead.sum() == 2 + 2 * 150
+    for nothing in (np.nan, 7):
+        assert not predict_section(always, np.full((150, 140), nothing)).any()
+
+
+@pytest.mark.parametrize(("scale", "size"), [(2, (200, 160)), ((0.5, 3), (50, 240))])
+def test_a_section_is_resampled_to_the_scale_of_tiles(scale, size):
+    def windows(batch):
+        seen.append(batch)
+        return np.zeros_like(batch)
+
+    seen, section = [], np.random.default_rng(0).random((100, 80))
+    model = SimpleNamespace(predict_on_batch=windows)
+    predicted = predict_section(model, section, ResizeOrPad(256), scale)
+    assert predicted.shape == (100, 80)
+    window, (height, width) = seen[0][0, ..., 0], size
+    assert window.shape == (256, 256)  # beyond the section it is mirrored
+    np.testing.assert_array_equal(window[height], window[height - 2])
+    np.testing.assert_array_equal(window[:, width], window[:, width - 2])
+    assert (window[height - 1] != window[height - 3]).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [
+        ((3, 4, 5), 1),
+        ((0, 5), 1),
+        ((7,), 1),
+        ((5, 5), 0),
+        ((5, 5), (1, -1)),
+        ((5, 5), np.nan),
+    ],
+)
+def test_what_is_no_section_is_refused(shape, scale):
+    with pytest.raises(ValueError, match=r"needs \(samples, traces\) and a positive"):
+        predict_section(IDENTITY, np.ones(shape), scale=scale)

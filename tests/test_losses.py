@@ -103,6 +103,25 @@ def test_dice_of_two_empty_masks_costs_nothing_and_that_of_keras_costs_all():
     assert float(keras.losses.Dice()(empty, probabilities)) > 0.99
 
 
+@pytest.mark.parametrize("logit", [-1.0, -200.0])
+@pytest.mark.parametrize("per_image", [True, False])
+def test_dice_without_smoothing_calls_every_prediction_of_an_empty_mask_wrong(
+    per_image, logit
+):
+    empty, logits = np.zeros((2, 8, 8, 1)), np.full((2, 8, 8, 1), logit)
+    assert float(DiceLoss(per_image, smooth=0.0)(empty, logits)) == 1.0
+    half = np.concatenate([np.full((1, 8, 8, 1), 20.0), logits[:1]])
+    value = DiceLoss(True, smooth=0.0)(np.where(half > 0, 1.0, 0.0), half)
+    assert float(value) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_no_loss_hides_nan(name):
+    labels, logits = case("B")
+    logits[0, 0, 0] = np.nan
+    assert np.isnan(float(losses.get(name)(labels, logits)))
+
+
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_every_loss_overfits_one_mask(name):
     rng = np.random.default_rng(0)
@@ -177,6 +196,9 @@ def test_wrong_names_and_numbers_are_refused_with_the_choice():
         LovaszHinge("gelu")(*case("A"))
     with pytest.raises(ValueError, match="2 losses need as many weights"):
         WeightedSum([DiceLoss(), LovaszHinge()], [1.0])
+    for weights in ([0, 0], [1, -1], [1, float("nan")], [1, float("inf")]):
+        with pytest.raises(ValueError, match="positive sum, not"):
+            WeightedSum([DiceLoss(), LovaszHinge()], weights)
 
 
 def test_lovasz_hinge_takes_images_rows_or_one_row_of_pixels():

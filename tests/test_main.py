@@ -1,14 +1,19 @@
 """`python -m helpers`: options, exit status, a failing cell."""
 
 import json
+import math
+import os
 import re
+import subprocess
+import sys
+from dataclasses import asdict
 
 import nbformat
 import numpy as np
 import pytest
 
 from helpers import __main__ as main
-from helpers import data, synthetic, training
+from helpers import data, synthetic, systems, training
 from helpers.config import Settings
 from helpers.training import runs
 
@@ -40,8 +45,12 @@ def book(path, *cells):
         (["train", "salt-net", "--fold", "7"], "must be 0 to 4, not 7\n"),
         (["train", "lavinama-unet", "--fold", "7"], "7 (under a budget all systems"),
         (["train", "olsen-ensemble", "--weights", "a.h5"], "does not fit all of olsen"),
-        (["train", "salt-net", "--epochs", "0"], "at least 1, not 0"),
+        (["train", "salt-net", "--epochs", "0"], "--epochs: 1 to 100000, not 0"),
         (["predict", "salt-net", "olsen"], "unknown system 'olsen'"),
+        (["train", "salt-net", "--epochs", "9" * 21], "1 to 100000, not 1e+21"),
+        (["--only", "02", "train", "salt-net"], "--only chooses notebooks: not with"),
+        (["--data-dir", ""], "--data-dir is empty: name a folder"),
+        (["predict", "salt-net", "--output-dir", " "], "--output-dir is empty"),
         (["predict"], "required: systems"),
     ],
 )
@@ -50,6 +59,57 @@ def test_wrong_option_is_explained_with_status_2(arguments, message, capsys):
         main.main(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tiles": -1}, "tiles must be a number of at least 1, not -1"),
+        ({"batch_size": 0}, "batch_size must be a number of at least 1, not 0"),
+        ({"stages": []}, "epochs must be a number of at least 1, not 0"),
+        ({"stages": [{"loss": "bce", "epochs": -3}]}, "epochs must be"),
+        (
+            {"stages": [{"loss": "bce", "epochs": 1, "learning_rate": math.nan}]},
+            "learning_rate must be a number of at least 0, not nan",
+        ),
+        ({"folds": 1}, "folds must be a number of at least 2, not 1"),
+    ],
+)
+def test_row_that_cannot_be_trained_is_refused(change, message, tmp_path, capsys):
+    row = asdict(systems.get("salt-net")) | {"name": "mine"} | change
+    (tmp_path / "row.json").write_text(json.dumps(row))
+    with pytest.raises(SystemExit):
+        main.main(["train", str(tmp_path / "row.json")])
+    assert f"mine: {message}" in capsys.readouterr().err
+
+
+def test_output_dir_may_be_called_synthetic(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    options = main._parser().parse_args(
+        ["--output-dir", "synthetic", "--data-dir", "Synthetic"]
+    )
+    main._export(options)
+    assert os.environ["SALT_OUTPUT_DIR"] == str(tmp_path / "synthetic")
+    assert os.environ["SALT_DATA_DIR"] == "Synthetic"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shell", "message"),
+    [
+        ("{} predict salt-net > /dev/full", "error: cannot print: "),
+        ("{} predict salt-net | true", "error: "),
+        ("{} predict salt-net >&-", "no finished run of salt-net"),
+        ("KERAS_BACKEND=none {} predict salt-net", "install it, or unset KERAS_B"),
+    ],
+)
+def test_shell_that_takes_no_output_or_has_no_backend(shell, message, tmp_path):
+    command = shell.format(f"PYTHONPATH={main.ROOT} {sys.executable} -m helpers")
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().split("\n")[-1]
+    assert message in last and "Traceback" not in done.stderr
 
 
 def test_only_chooses_notebooks_in_order():

@@ -111,6 +111,20 @@ def test_the_keras_score_makes_the_same_exact_comparisons(intersection, union, s
     assert float(metric.result()) == pytest.approx(score, abs=1e-6)
 
 
+@pytest.mark.parametrize("transform", [None, ResizeOrPad(), ResizeOrPad(64, "resize")])
+@pytest.mark.parametrize("metric", [CompetitionScore, MeanTileIoU])
+def test_a_tile_with_nan_is_wrong_even_if_it_is_empty(metric, transform):
+    side = transform.size if transform else 101
+    truth, logits = np.zeros((4, side, side, 1)), np.full((4, side, side, 1), -9.0)
+    logits[1, 50, 50], logits[2] = np.nan, np.nan
+    truth[3], logits[3] = 1.0, np.inf
+    made = metric(transform)
+    made.update_state(truth, logits)
+    assert float(made.result()) == 0.5
+    with pytest.raises(ValueError, match="threshold"):
+        iou(truth[..., 0], logits[..., 0])
+
+
 def test_a_reset_metric_forgets():
     metric = MeanTileIoU()
     metric.update_state(first(9)[..., None], -np.ones((1, 101, 101, 1)))

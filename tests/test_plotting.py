@@ -64,6 +64,32 @@ def test_holes_and_separate_bodies_are_outlined_too():
     assert len(axis.collections[0].get_paths()) == 3
 
 
+def test_section_is_symmetric_in_gray_with_salt_in_orange_and_its_outline():
+    seismic = np.array([[-9.0, 0, 1, 0], [0, 3, 0, 0]])
+    truth = np.array([[True, False, False, False], [False] * 4])
+    axis = plotting.show_section(seismic, 1.0 * truth, truth).axes[0]
+    gray, orange = axis.images
+    low, high = gray.get_clim()
+    assert low == -high < 0
+    shown = orange.cmap(orange.norm(orange.get_array()))
+    np.testing.assert_allclose(shown[0, 0, :3], mpl.colors.to_rgb(plotting.GUESS))
+    assert shown[0, 0, 3] > 0.5 and shown[1, 1, 3] == 0  # transparent without salt
+    (path,) = axis.collections[0].get_paths()
+    assert path.vertices.max() < 0.51  # along the pixel, hardly cutting its corner
+    np.testing.assert_allclose(path.vertices.min(), -0.5, atol=0.02)
+    assert len(plotting.show_section(seismic).axes[0].images) == 1
+
+
+def test_pictures_stand_side_by_side_with_the_truth_outlined_in_each():
+    truth = np.eye(4, dtype=bool)
+    pictures = {"one": np.ones((4, 4)), "two": np.zeros((4, 4))}
+    axes = plotting.show_pictures(pictures, truth, vmin=-1, vmax=1).axes
+    assert [axis.get_title() for axis in axes] == ["one", "two"]
+    assert all(axis.images[0].get_clim() == (-1, 1) for axis in axes)
+    assert all(len(axis.collections) == 1 for axis in axes)
+    assert not plotting.show_pictures({"one": pictures["one"]}).axes[0].collections
+
+
 def test_test_tiles_without_masks_are_shown(tiles):
     unknown = data.Tiles(tiles.ids, tiles.images, None, tiles.depths)
     assert len(plotting.show_tiles(unknown).axes) == 6
@@ -135,3 +161,9 @@ def test_live_curves_are_drawn_in_place(monkeypatch):
     for epochs in (1, 3):
         show(history[:epochs])
     assert drawn == [1, 3] and not plt.get_fignums()
+
+
+def test_live_curves_in_a_plain_script_let_the_training_go_on():
+    show = plotting.live_curves()  # pytest is no notebook, either
+    show(pd.DataFrame({"epoch": [0], "loss": [1.0], "score": [0.1]}))
+    assert not plt.get_fignums()

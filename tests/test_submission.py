@@ -8,8 +8,8 @@ IDS = ["8e13060816", "0004230816", "1e5"]
 
 
 def masks():
-    stack = np.zeros((3, 101, 101), np.uint16)
-    stack[0, :3, 0] = stack[2, 100, 100] = 65535
+    stack = np.zeros((3, 101, 101), np.uint8)
+    stack[0, :3, 0] = stack[2, 100, 100] = 1
     return stack
 
 
@@ -36,6 +36,8 @@ def test_a_submission_is_written_checked_and_reproducible(tmp_path):
         ("s.csv", IDS, masks()[:2], IDS, r"shape \(2, 101, 101\), not \(3,"),
         ("s.csv", IDS, masks()[:, :100], IDS, r"not \(3, 101, 101\)"),
         ("s.csv", IDS, masks() / 9, IDS, "threshold"),
+        ("s.csv", IDS, 255 * masks(), IDS, "threshold"),
+        ("s.csv", IDS, masks() * np.nan, IDS, "threshold"),
         ("s.csv", IDS[:2], masks()[:2], IDS, "1 tiles are missing, e.g. 1e5"),
         ("s.csv", IDS, masks(), IDS[:2], "1 ids are not test tiles, e.g. 1e5"),
         ("s.csv", ["a", "b", "a"], masks(), ["a", "b"], "a appears more than once"),
@@ -74,12 +76,13 @@ def test_what_kaggle_takes_is_taken(tmp_path, text):
 FAULTS = {
     "empty file": ("", "header"),
     "no header": (GOOD.split("\n", 1)[1], "header"),
-    "other header": (GOOD.replace("rle_mask", "mask"), "'mask'.*not id,"),
-    "turned header": (GOOD.replace("id,rle_mask", "rle_mask,id"), "header"),
+    "other header": (GOOD.replace("rle_mask", "mask"), "'mask'.*needs id and"),
+    "turned header": (GOOD.replace("id,rle_mask", "rle_mask,id"), "'1 3' is no id"),
+    "turned columns": ("rle_mask,id\n,1e5\n,8e13060816\n,0004230816\n", "not id,rle"),
     "extra column": (GOOD.replace("\n", ",\n").replace("k,", "k,z"), "header"),
-    "extra field": (GOOD.replace("1 3", "1 3,4"), "8e13060816: 3 fields"),
-    "extra field later": (GOOD.replace("1 1", "1 1,4"), "1e5: 3 fields"),
-    "no field": (GOOD.replace("16,\n", "16\n"), "0004230816: 1 fields"),
+    "extra field": (GOOD.replace("1 3", "1 3,4"), "row '8e13060816' has 3 fields"),
+    "extra field later": (GOOD.replace("1 1", "1 1,4"), "row '1e5' has 3 fields"),
+    "no field": (GOOD.replace("16,\n", "16\n"), "row '0004230816' has 1 fields"),
     "missing id": (GOOD.replace("0004230816,\n", ""), "missing, e.g. 0004230816"),
     "id as a number": (GOOD.replace("0004230816", "4230816"), "missing, e.g. 0004"),
     "unknown id": (GOOD + "abc,\n", "not test tiles, e.g. abc"),
@@ -119,7 +122,7 @@ def test_constant_tiles_are_emptied_and_the_others_kept():
     assert stack.all()  # a copy
 
 
-@pytest.mark.parametrize("ids", [[], ["a,b"], ["a\nb"], [""]])
+@pytest.mark.parametrize("ids", [[], ["a,b"], ["a\nb"], [""], ["1²"]])
 def test_no_ids_or_odd_ones_are_refused_before_writing(tmp_path, ids):
     masks = np.zeros((len(ids), 101, 101), bool)
     with pytest.raises(ValueError, match="not written"):

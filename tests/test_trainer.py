@@ -2,6 +2,7 @@
 
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from pretend import labelled, pretend
@@ -10,6 +11,7 @@ from helpers import config, systems
 from helpers.panel import trainer
 from helpers.training import runs
 from helpers.training.runs import Run
+from helpers.utils.files import DataError
 
 STAND_IN = """#!{python}
 import shutil, sys, time
@@ -32,6 +34,19 @@ shutil.copy(Path({run!r}, "config.json"), folder)
 print("finished")
 """
 HANG = "time.sleep(60)"
+KILLED = r"""
+import os, signal
+bar = "Epoch 1/3\n\x1b[1m1/4\x1b[0m \x1b[32m━━━\x1b[0m 9s\x08\x08\r 2/4"
+print(bar, end="", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+HALF_WRITTEN = """
+whole = (folder / "history.csv").read_text()
+for text in ("", "ep", "epoch,loss\\n0,", "epoch,loss\\n0,0.1,2,3,4", whole):
+    (folder / "history.csv").write_text(text)
+    time.sleep(0.2)
+time.sleep(60)
+"""
 FAIL = """print("error: <b> is no encoder")
 sys.exit(1)"""
 
@@ -51,13 +66,15 @@ def run(tmp_path_factory):
 def tab(settings, monkeypatch):
     """The tab, and in `tab.added` the runs that it has finished."""
     monkeypatch.setattr(trainer.training, "cost", lambda *_: (12_000_000, 90.0))
+    quick = SimpleNamespace(sleep=lambda _: time.sleep(0.05))
+    monkeypatch.setattr(trainer, "time", quick)
     added = []
     tab = trainer.Trainer(labelled(10), settings, added.append)
     tab.added = added
     tab.draw()
     yield tab
-    if tab.process:
-        tab.process.kill()
+    for process in tab.processes.values():
+        process.kill()
 
 
 @pytest.fixture
@@ -116,9 +133,9 @@ def test_combination_that_cannot_be_built_cannot_be_started(tab, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trainer.training, "cost", refuse)
         tab.menus["parts"].value = ("scse",)
-        assert tab.train.disabled and "fit &lt;no&gt; stage" in tab.cost.value
+        assert tab.train.disabled and "fit &lt;no&gt; stage" in tab.note.value
     tab.menus["parts"].value = ()
-    assert not tab.train.disabled
+    assert not tab.train.disabled and not tab.note.value
 
 
 def test_cost_is_that_of_the_network(settings):
@@ -134,33 +151,102 @@ def test_finished_training_is_added(tab, stand_in, settings):
     stand_in(FINISH)
     folder = settings.runs_dir / tab.system.name / "fold-0"
     tab.train.click()
-    assert tab.train.disabled and not tab.stop.disabled
-    tab.menus["epochs"].value = 5
-    assert tab.train.disabled  # one at a time
+    assert "training" in tab.state.value
     wait(lambda: tab.image.value)
-    assert tab.process and bytes(tab.image.value).startswith(b"\x89PNG")
+    assert tab.processes and bytes(tab.image.value).startswith(b"\x89PNG")
     (folder / "go").touch()
-    wait(lambda: tab.added)
+    wait(lambda: not tab.processes)
     assert tab.added == [Run(folder)]
     assert tab.added[0].score > 0.5 and "finished" in tab.state.value
-    assert tab.process is None and tab.stop.disabled and not tab.train.disabled
+    assert not tab.processes and not tab.note.value
+
+
+def test_two_trainings_join_and_one_is_not_begun_twice(tab, stand_in, settings):
+    stand_in(FINISH)
+    names = []
+    for epochs in (2, 3):
+        tab.menus["epochs"].value = epochs
+        names.append(tab.system.name)
+        tab.train.click()
+        assert not tab.note.value
+    tab.train.click()
+    assert f"{names[1]} is being trained already" in tab.note.value
+    assert list(tab.processes) == names
+    folders = [settings.runs_dir / name / "fold-0" for name in names]
+    wait(lambda: all((folder / "history.csv").exists() for folder in folders))
+    for folder in folders:
+        (folder / "go").touch()
+    wait(lambda: len(tab.added) == 2)
+    assert {run.folder for run in tab.added} == set(folders)
 
 
 def test_training_can_be_stopped(tab, stand_in):
+    tab.stop.click()
+    assert "nothing is being trained" in tab.note.value
     stand_in(HANG)
     tab.train.click()
     wait(lambda: tab.image.value)
     tab.stop.click()
-    wait(lambda: tab.process is None)
-    assert "epoch 6 of 6" in tab.state.value and not tab.added
-    assert tab.stop.disabled and not tab.train.disabled
+    wait(lambda: not tab.processes)
+    assert "ended by SIGTERM" in tab.state.value and not tab.added
+    assert not tab.note.value
 
 
-def test_process_that_fails_says_why(tab, stand_in):
-    stand_in(FAIL)
+def test_progress_bars_of_a_killed_training_are_not_shown(tab, stand_in):
+    stand_in(KILLED)
     tab.train.click()
-    wait(lambda: tab.process is None)
-    assert "error: &lt;b&gt; is no encoder" in tab.state.value and not tab.added
+    wait(lambda: not tab.processes)
+    assert tab.state.value.isprintable() and "1/4" not in tab.state.value
+    assert "ended by SIGKILL: train it again, and it goes on" in tab.state.value
+
+
+def test_history_that_is_half_written_is_drawn_when_it_is_whole(tab, stand_in):
+    stand_in(HALF_WRITTEN)
+    tab.train.click()
+    wait(lambda: tab.image.value)
+    tab.stop.click()
+    wait(lambda: not tab.processes)
+    assert not tab.note.value
+
+
+@pytest.mark.parametrize("name", ["rows", "rows/{}.log"])
+def test_folder_that_cannot_be_written_is_a_sentence(tab, settings, name):
+    path = settings.output_dir / name.format(tab.system.name)
+    if name == "rows":
+        path.write_text("")
+    else:
+        path.mkdir(parents=True)
+    tab.train.click()
+    assert not tab.processes and str(path) in tab.note.value
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [(FAIL, "error: &lt;b&gt; is no encoder"), ("sys.exit(3)", "epoch 6 of 6")],
+)
+def test_process_that_fails_says_why(tab, stand_in, then, said):
+    stand_in(then)
+    tab.train.click()
+    wait(lambda: not tab.processes)
+    assert said in tab.state.value and not tab.added
+
+
+def test_log_that_is_gone_is_a_sentence(tab, stand_in, settings):
+    stand_in("row.with_suffix('.log').unlink()")
+    tab.train.click()
+    wait(lambda: not tab.processes)
+    assert ".log" in tab.note.value and not tab.added
+
+
+def test_run_that_cannot_join_is_a_sentence(tab, stand_in, settings):
+    def refuse(run):
+        raise DataError(f"{run.folder}: <b>damaged</b>")
+
+    stand_in("")
+    tab.add = refuse
+    tab.train.click()
+    wait(lambda: tab.note.value)
+    assert "fold-0: &lt;b&gt;damaged&lt;/b&gt;" in tab.note.value
 
 
 @pytest.mark.slow
@@ -171,16 +257,16 @@ def test_real_training_is_stopped_and_goes_on(tab, settings):
     def epochs():
         try:
             return len(run.history())
-        except (OSError, ValueError):
+        except DataError:
             return 0
 
     done = 0
     for _ in range(2):
         tab.train.click()
-        wait(lambda: epochs() > done or tab.process is None)  # noqa: B023
-        assert tab.process, tab.state.value
+        wait(lambda: epochs() > done or not tab.processes)  # noqa: B023
+        assert tab.processes, tab.state.value
         tab.stop.click()
-        wait(lambda: tab.process is None)
+        wait(lambda: not tab.processes)
         assert done < epochs() < 400 and not tab.added
         assert "resumes" in tab.state.value
         done = epochs()
@@ -192,7 +278,7 @@ def test_real_training_is_added(tab, settings):
     tab.menus["epochs"].value = 2
     system = tab.system
     tab.train.click()
-    wait(lambda: tab.process is None)
+    wait(lambda: not tab.processes)
     (run,) = tab.added
     assert run.name == f"{system.name}/fold-0" and run.name in tab.state.value
     assert list(run.history()["epoch"]) == [0, 1]

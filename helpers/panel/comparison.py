@@ -5,44 +5,28 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
-import pandas as pd
 
-from helpers import inference, metrics
+from helpers import inference
 from helpers.config import Settings
 from helpers.data import Tiles
-from helpers.inference import PostProcess
+from helpers.inference import PostProcess, bootstrap_ci
+from helpers.metrics import precision_per_image
 from helpers.training import runs
 from helpers.training.runs import Run
 from helpers.utils.files import DataError, atomic_write
 
-ORDERS = ("worst score", "disagreement", "coverage")
+ORDERS = ("systems differ", "worst score", "most salt")
 CHOICE = "choice.json"
 Weights = tuple[tuple[str, float], ...]  # (name of a system, weight) pairs
 
 
-class Result(NamedTuple):
-    """How good masks are, from `evaluate`."""
-
-    scores: np.ndarray  # the competition's score of each tile: float (n,)
-    passed: np.ndarray  # the share of tiles above each IoU threshold: float (10,)
-    mistakes: np.ndarray  # shares: empty tiles with false salt, salt tiles left empty
-
-
-def evaluate(truth: np.ndarray, masks: np.ndarray) -> Result:
-    """Compare masks with the truth, both bool (n, height, width): `Result`."""
-    counted = (map(np.count_nonzero, x) for x in (truth, masks, truth & masks))
-    true, guess, both = (np.array([*counts]) for counts in counted)
-    passed = metrics.passed(both, true + guess - both)
-    false, missed = guess[true == 0] > 0, guess[true > 0] == 0
-    mistakes = [one.sum() / max(len(one), 1) for one in (false, missed)]
-    return Result(passed.mean(axis=1), passed.mean(axis=0), np.array(mistakes))
-
-
 class Comparison:
     """Several systems' predictions of the same held-out tiles.
+
+    All is read at once: runs may be deleted while they are shown.
 
     Args:
         chosen: `runs.Run`s; the folds of one system are taken together.
@@ -58,68 +42,84 @@ class Comparison:
         self.tiles, _ = runs.out_of_fold(dict.fromkeys(chosen, 1.0), tiles)
         if not len(self.tiles):
             raise DataError("no tile is held out by all systems: choose the same folds")
-        self.runs: dict[str, list[Run]] = {}  # by name of their system
+        systems: dict[str, list[Run]] = {}
         for run in chosen:
-            self.runs.setdefault(run.system, []).append(run)
-        self.probabilities = lru_cache(maxsize=None)(self._read)
-        self.systems = {name: self.probabilities(name) for name in self.runs}
+            systems.setdefault(run.system, []).append(run)
+        self.systems, self._tta = {}, {}  # probabilities, uint8 (n, 101, 101), by name
+        for name, folds in systems.items():
+            members = dict.fromkeys(folds, 1.0)
+            both = [runs.out_of_fold(members, self.tiles, x)[1] for x in (False, True)]
+            self._tta[name] = [inference.as_bytes(values) for values in both]
+            self.systems[name] = self._tta[name][folds[0].config["system"]["tta"]]
         self.results = lru_cache(maxsize=8)(self._evaluate)
 
-    def _read(self, name: str, tta: bool | None = None) -> np.ndarray:
-        """Probabilities, uint8 (n, 101, 101); by default with the TTA of its row."""
-        members = dict.fromkeys(self.runs[name], 1.0)
-        return inference.as_bytes(runs.out_of_fold(members, self.tiles, tta)[1])
+    def _evaluate(self, post_process: PostProcess) -> dict[str, np.ndarray]:
+        """{name of a system: the score of each tile, float (n,)}, the best first."""
+        scores = {
+            name: precision_per_image(self.tiles.masks, post_process(probabilities))
+            for name, probabilities in self.systems.items()
+        }
+        return dict(sorted(scores.items(), key=lambda item: -item[1].mean()))
 
-    def _evaluate(self, post_process: PostProcess) -> dict[str, Result]:
-        """{name of a system: its `Result`}."""
-        truth, systems = self.tiles.masks, self.systems.items()
-        return {name: evaluate(truth, post_process(values)) for name, values in systems}
+    def headline(self, post_process: PostProcess) -> str:
+        """Which system is best, and is its lead more than luck: one sentence."""
+        (best, scores), *others = self.results(post_process).items()
+        text = f"{best} scores {scores.mean():.4f} on {len(scores)} tiles"
+        if not others:
+            return text
+        second, lower = others[0]
+        low, high = bootstrap_ci(scores - lower)
+        lead = f"{(scores - lower).mean():.4f} more than {second}"
+        verdict = "a clear lead" if low > 0 else "too close to call"
+        return f"{text}, {lead} (95 % interval {low:.3f} to {high:.3f}): {verdict}"
 
-    def mix(self, weights: Weights, tta: bool | None = None) -> np.ndarray:
+    def mix(self, weights: Weights, tta: bool) -> np.ndarray:
         """Weighted mean of the systems' probabilities, uint8 (n, 101, 101)."""
         total = sum(weight for _, weight in weights)
         mean = np.zeros(self.tiles.images.shape, np.float32)
         for name, weight in weights:
-            mean += np.float32(weight / total) * self.probabilities(name, tta)
+            mean += np.float32(weight / total) * self._tta[name][tta]
         return np.rint(mean).astype(np.uint8)
 
     def order(self, by: str, post_process: PostProcess) -> np.ndarray:
         """Positions of the tiles, int (n,), sorted by one of `ORDERS`.
 
-        Disagreement is the range of the systems' probabilities, averaged over pixels.
+        First are tiles with salt; where systems differ, those that one of them finds.
         """
-        if by == "coverage":
-            key = -self.tiles.coverage
-        elif by == "disagreement":
-            key = -np.ptp([*self.systems.values()], axis=0).mean(axis=(1, 2))
-        else:
-            results = self.results(post_process).values()
-            key = np.mean([result.scores for result in results], axis=0)
-        return np.argsort(key, kind="stable")
-
-    def table(self, post_process: PostProcess) -> pd.DataFrame:
-        """Each system's score and costs, formatted: DataFrame of str."""
-        scores = [one.scores.mean() for one in self.results(post_process).values()]
-        configs = [self.runs[name][0].config for name in self.systems]
-        columns = {
-            "system": list(self.systems),
-            "score": [f"{score:.4f}" for score in scores],
-            "parameters": [f"{one['parameters'] / 1e6:.2f} M" for one in configs],
-            "per tile": [f"{1000 * one['seconds_per_tile']:.1f} ms" for one in configs],
+        scores = np.array([*self.results(post_process).values()])
+        coverage = self.tiles.coverage
+        best, gap = scores.max(axis=0), np.ptp(scores, axis=0)
+        keys = {
+            "systems differ": (-best, -gap, coverage == 0),
+            "worst score": (scores.mean(axis=0), coverage == 0),
+            "most salt": (-coverage,),
         }
-        return pd.DataFrame(columns)
+        return np.lexsort(keys[by])  # by the last key first
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the reader has chosen to submit with."""
+    """What the reader has chosen to submit with.
 
-    weights: Weights  # all of them positive
-    tta: bool  # average with the predictions of the mirrored tiles
+    Attributes:
+        weights: (name of a system, weight) pairs.
+        tta: average with the predictions of the mirrored tiles.
+        post_process: an `inference.PostProcess`.
+
+    Raises:
+        ValueError: if no system has a weight, or if one is not a positive number.
+    """
+
+    weights: Weights
+    tta: bool
     post_process: PostProcess
 
+    def __post_init__(self) -> None:
+        if not self.weights or not all(0 < x < np.inf for _, x in self.weights):
+            raise ValueError("give at least one system a weight above 0")
+
     def save(self, settings: Settings) -> Path:
-        """Write `choice.json` into the output folder and return its path."""
+        """Write `choice.json` into the output folder; returns its path."""
         path = settings.output_dir / CHOICE
         made_for = {"data": settings.kind, "profile": settings.profile.name}
         with atomic_write(path) as temporary:
@@ -139,11 +139,9 @@ class Choice:
         try:
             kept = json.loads(path.read_text())
             weights = tuple((str(name), float(w)) for name, w in kept["weights"])
-            if not weights or min(weight for _, weight in weights) <= 0:
-                raise ValueError("weights must be positive")
             choice = cls(weights, kept["tta"], PostProcess(**kept["post_process"]))
             made_for = str(kept["data"]), str(kept["profile"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             fault = f"not a choice ({error}): delete it, or keep one again"
             raise DataError(f"{path}: {fault}") from error
         if made_for != (settings.kind, settings.profile.name):

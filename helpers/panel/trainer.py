@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import signal
 import subprocess
 import sys
 import threading
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-from matplotlib.figure import Figure
 
 from helpers import encoders, losses, plotting, systems, training
 from helpers.config import ROOT, Settings
 from helpers.data import Tiles
 from helpers.panel import charts
+from helpers.panel.controls import answering
 from helpers.training.callbacks import duration
 from helpers.training.runs import Run, write_system
 
@@ -34,11 +35,11 @@ HELP = "; ".join(f"<b>{name}</b>: {text}" for name, (_, text) in PARTS.items())
 
 
 class Trainer:
-    """Menus for a system, and buttons; calls `add` with the finished `runs.Run`."""
+    """Menus for a system, and buttons; calls `add` with each finished `runs.Run`."""
 
     def __init__(self, tiles: Tiles, settings: Settings, add: Callable) -> None:
         self.tiles, self.settings, self.add = tiles, settings, add
-        self.process: subprocess.Popen | None = None
+        self.processes: dict[str, subprocess.Popen] = {}  # by name of the system
         self.menus = {
             "encoder": widgets.Dropdown(options=list(encoders.ENCODERS)),
             "weights": widgets.Dropdown(options=["none", "imagenet"]),
@@ -50,13 +51,14 @@ class Trainer:
             menu.description = name
             menu.observe(self.draw, "value")
         self.train = widgets.Button(description="train", button_style="success")
-        self.stop = widgets.Button(description="stop after epoch", disabled=True)
-        self.cost, self.state = widgets.HTML(), widgets.HTML()
+        self.stop = widgets.Button(description="stop after epoch")
+        self.cost, self.note, self.state = (widgets.HTML() for _ in range(3))
         self.image = widgets.Image(layout=charts.LAYOUT)
         top = (*self.menus.values(), widgets.HTML(HELP), self.cost)
-        self.box = widgets.VBox([*top, self.train, self.stop, self.state, self.image])
+        buttons = widgets.HBox([self.train, self.stop])
+        self.box = widgets.VBox([*top, buttons, self.note, self.state, self.image])
         self.train.on_click(self._start)
-        self.stop.on_click(lambda _: self.process and self.process.terminate())
+        self.stop.on_click(self._stop)
 
     @property
     def system(self) -> systems.System:
@@ -64,7 +66,7 @@ class Trainer:
         encoder, weights, loss, epochs, parts = (m.value for m in self.menus.values())
         weights = "none" if encoder == "scratch" else weights
         options = {part: PARTS[part][0] for part in parts}
-        outputs = [part for part in ("gate", "deep_supervision") if part in parts]
+        outputs = {"gate", "deep_supervision"}.intersection(parts)
         extra: dict[str, Any] = dict.fromkeys(outputs, 0.1)  # weights of their losses
         row = replace(
             systems.get(systems.DEFAULT),
@@ -76,21 +78,23 @@ class Trainer:
         budget = replace(self.settings.profile.encoders, epochs=epochs)
         return row.with_weights(weights).within(budget)
 
-    def draw(self, _: Any = None) -> None:
-        """Estimate what the system costs; refuse one that cannot be built."""
-        self.train.disabled = self.process is not None
-        try:
-            parameters, seconds = training.cost(self.system, self.tiles, self.settings)
-            cost = f"{parameters / 1e6:.2f} M parameters, {duration(seconds)} to train"
-        except ValueError as error:
-            self.train.disabled, cost = True, str(error)
+    @answering
+    def draw(self) -> None:
+        """Estimate what the system costs; what cannot be built cannot be started."""
+        self.train.disabled, self.cost.value = True, ""
+        parameters, seconds = training.cost(self.system, self.tiles, self.settings)
+        cost = f"{parameters / 1e6:.2f} M parameters, {duration(seconds)} to train"
         self.cost.value = html.escape(f"{self.system.name}: {cost}")
+        self.train.disabled = False
 
-    def _start(self, _: Any) -> None:
+    @answering
+    def _start(self) -> None:
         """Start a process, which outlives the kernel; a stopped run is resumed."""
-        settings = self.settings
-        row = settings.output_dir / "rows" / f"{self.system.name}.json"
-        write_system(self.system, row)
+        system, settings = self.system, self.settings
+        if system.name in self.processes:
+            raise ValueError(f"{system.name} is being trained already")
+        row = settings.output_dir / "rows" / f"{system.name}.json"
+        write_system(system, row)
         command: list[Any] = [sys.executable, "-m", "helpers", "train", row]
         command += ["--data-dir", settings.data, "--output-dir", settings.output_dir]
         command += ["--profile", settings.profile.name]
@@ -99,22 +103,38 @@ class Trainer:
             process = subprocess.Popen(
                 command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
             )
-        self.process, self.train.disabled, self.stop.disabled = process, True, False
-        self.state.value = "training: the score is drawn after every epoch"
+        self.processes[system.name] = process
+        self._say(f"{system.name}: training; the score is drawn after every epoch")
         threading.Thread(target=self._follow, args=(process, log), daemon=True).start()
 
+    @answering
+    def _stop(self) -> None:
+        if not self.processes:
+            raise ValueError("nothing is being trained from here")
+        for process in [*self.processes.values()]:
+            process.terminate()
+
+    def _say(self, text: str) -> None:
+        self.state.value += f"{html.escape(text)}<br>"
+
     def _follow(self, process: subprocess.Popen, log: Path) -> None:
-        """Draw the score of each epoch until the training ends."""
+        """Draw the score of each epoch until the training ends, and add its run."""
         run = Run(self.settings.runs_dir / log.stem / "fold-0")
         while process.poll() is None:
             time.sleep(1)
-            with contextlib.suppress(OSError):  # not there yet, or just moved aside
-                history = run.history()
-                figure = Figure(figsize=(5, 3), dpi=80, layout="constrained")
-                plotting.draw_curves(figure.subplots(), {"": history}, "score")
+            with contextlib.suppress(Exception):  # not there yet, or half written
+                figure = charts.blank(3)
+                plotting.draw_curves(figure.subplots(), {"": run.history()}, "score")
                 self.image.value = charts.png(figure)
-        self.process, self.train.disabled, self.stop.disabled = None, False, True
-        *_, message = ["", *log.read_text(errors="replace").splitlines()]
-        self.state.value = html.escape(message)
-        if process.returncode == 0:
+        answering(lambda self: self._finish(run, process.returncode, log))(self)
+        del self.processes[log.stem]
+
+    def _finish(self, run: Run, status: int, log: Path) -> None:
+        lines = log.read_text(errors="replace").splitlines()
+        *_, said = ["", *filter(str.isprintable, lines)]  # which no progress bar is
+        if status < 0:
+            end = f"{log.stem}: ended by {signal.Signals(-status).name}"
+            said = f"{end}: train it again, and it goes on after its last epoch"
+        self._say(said or f"{log.stem}: ended with status {status}")
+        if status == 0:
             self.add(run)

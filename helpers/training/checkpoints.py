@@ -1,27 +1,28 @@
 """Checkpoints: everything a training run needs to be resumed exactly.
 
 While a run is being trained, its subfolder `work/` has a checkpoint of each of the last
-two epochs: `state.json` (stage and history), `state.weights.h5` (weights and optimizer)
-and, in a plateau stage, `best.weights.h5`. A checkpoint gets its name by a rename when
-it is complete, so it is there as a whole or not at all.
+two epochs: `state.json` (stage and history), `state.npz` (weights and optimizer) and,
+in a plateau stage, `best.npz` (weights). A checkpoint gets its name by a rename when it
+is complete, so it is there as a whole or not at all.
 """
 
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
+import numpy as np
 import pandas as pd
 
 from helpers.systems import System
-from helpers.utils.files import atomic_write, sweep
+from helpers.utils.files import atomic_write
 
-STATE, WEIGHTS, BEST = "state.json", "state.weights.h5", "best.weights.h5"
+STATE, WEIGHTS, BEST = "state.json", "state.npz", "best.npz"
 
 
 class Checkpoints:
@@ -31,17 +32,17 @@ class Checkpoints:
         self.run, self.folder = run, run / "work"
         self.newest: Any = None  # folder of the newest checkpoint that can be read
         self.stage, self.history = 0, []  # to go on with, and logs of finished epochs
-        sweep(run)
-        sweep(self.folder)
         for folder in sorted(self.folder.glob("epoch-*"), reverse=True):
             try:
-                for path in {folder / WEIGHTS, *folder.glob("*.h5")}:
-                    h5py.File(path).close()  # fails if it is not complete
+                for path in {folder / WEIGHTS, *folder.glob("*.npz")}:
+                    with zipfile.ZipFile(path) as file:
+                        if broken := file.testzip():
+                            raise ValueError(f"{path.name}: {broken} is damaged")
                 state = json.loads((folder / STATE).read_text())
                 self.stage, self.history = state["stage"], state["history"]
                 self.newest = folder
                 break
-            except (OSError, ValueError, KeyError) as error:
+            except Exception as error:  # whatever a damaged file leads to
                 print(f"{folder}: cannot be read ({error}): the one before is tried")
                 shutil.rmtree(folder)
         self._write_history()
@@ -50,13 +51,13 @@ class Checkpoints:
         """Load the weights of the last finished stage, or those of the last epoch."""
         if self.newest:
             best = self.newest / BEST
-            model.load_weights(best if best.exists() else self.newest / WEIGHTS)
+            _assign(best if best.exists() else self.newest / WEIGHTS, model.weights)
 
     @contextmanager
-    def add(self, stage: int, logs: dict[str, Any]) -> Iterator[Path]:
-        """Add a checkpoint, into whose folder the `with` block writes the weights."""
+    def add(self, stage: int, logs: dict[str, Any], size: int = 0) -> Iterator[Path]:
+        """Add a checkpoint, whose arrays, of `size` bytes, a `with` block writes."""
         name, history = f"epoch-{logs['epoch']:04d}", [*self.history, logs]
-        with atomic_write(self.folder / name) as folder:
+        with atomic_write(self.folder / name, size) as folder:
             folder.mkdir()
             yield folder
             state = json.dumps({"stage": stage, "history": history}, indent=1)
@@ -90,7 +91,7 @@ class SaveState(keras.callbacks.Callback):
                 callback.on_epoch_end(row["epoch"], dict(row))
         if self.done:
             self.model.optimizer.build(self.model.trainable_variables)
-            self.model.load_weights(self.checkpoints.newest / WEIGHTS)
+            _assign(self.checkpoints.newest / WEIGHTS, self._variables())
 
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite(logs["loss"]):
@@ -101,8 +102,23 @@ class SaveState(keras.callbacks.Callback):
         finished = self.model.stop_training or epoch + 1 == self.end
         before = self.checkpoints.newest
         self.done.append(row)
-        with self.checkpoints.add(self.number + finished, row) as folder:
-            self.model.save_weights(folder / WEIGHTS)
-            if self.plateau:
-                source = folder / WEIGHTS if row["val_score"] > best else before / BEST
-                shutil.copy(source, folder / BEST)
+        arrays = [keras.ops.convert_to_numpy(x) for x in self._variables()]
+        weights = arrays[: len(self.model.weights)] if self.plateau else []
+        size = sum(x.nbytes for x in arrays + weights)
+        with self.checkpoints.add(self.number + finished, row, size) as folder:
+            np.savez(folder / WEIGHTS, *arrays)  # HDF5 crashes if the disk is full
+            if self.plateau and row["val_score"] > best:
+                np.savez(folder / BEST, *weights)
+            elif self.plateau:
+                shutil.copy(before / BEST, folder / BEST)
+
+    def _variables(self) -> list:
+        """What training changes: the weights, then the optimizer's variables."""
+        return [*self.model.weights, *self.model.optimizer.variables]
+
+
+def _assign(path: Path, variables: list) -> None:
+    """Assign the arrays of a file, or as many of them as there are variables."""
+    with np.load(path) as stored:
+        for variable, name in zip(variables, stored.files, strict=False):
+            variable.assign(stored[name])

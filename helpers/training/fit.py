@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 import keras
@@ -17,7 +18,8 @@ from helpers.metrics import precision_per_image
 from helpers.systems import System
 from helpers.training import devices, runs, stages, timing
 from helpers.training.callbacks import ETA
-from helpers.utils.files import atomic_write
+from helpers.training.checkpoints import Checkpoints
+from helpers.utils.files import atomic_write, lock
 from helpers.utils.model_stats import seconds_per_tile
 
 
@@ -52,10 +54,28 @@ def fit(
     folds = make_folds(tiles, system.folds, settings.seed, system.stratify)
     if not 0 <= fold <= folds.max():
         raise ValueError(f"fold {fold} does not exist: 0 to {folds.max()}")
-    run, plan, state = runs.look_up(system, tiles, fold, settings)
-    if state == "finished":
+    run, _, state = runs.look_up(system, tiles, fold, settings)
+    home = run.folder.with_name(f"fold-{fold}")
+    if state == "finished" and run.folder == home:
         print(f"{system.name}, fold {fold}: trained before, read from its run")
         return run
+    with lock(home.with_suffix(".lock")):
+        return _fit(system, tiles, fold, folds, settings, verbose, show)
+
+
+def _fit(
+    system: System,
+    tiles: Tiles,
+    fold: int,
+    folds: np.ndarray,
+    settings: Settings,
+    verbose: int,
+    show: Callable | None,
+) -> runs.Run:
+    """`fit` in a process that has the run for itself."""
+    run, plan, state = runs.look_up(system, tiles, fold, settings)
+    if state == "finished":  # aside, or by another process just now
+        return _move_home(run, plan, state)
     held_out, seed = tiles.take(folds == fold), settings.seed + fold
     parts = _split(system, tiles.take(folds != fold), held_out, seed)
     if state != "begun":  # else in the number format in which it was begun
@@ -67,15 +87,34 @@ def fit(
         if count > 1:
             print(f"{system.name}: every batch is divided among {count} devices")
         model = stages.build_model(system, plan["precision"], seed)
-        checkpoints = runs.begin(run, plan, state)
+        run, size = _move_home(run, plan, state), 4 * model.count_params()  # bytes
+        room = 0 if state == "begun" else 16 * size  # four checkpoints, see `SaveState`
+        with atomic_write(run.folder / runs.PLAN_FILE, room) as temporary:
+            temporary.write_text(json.dumps(plan))
+        checkpoints = Checkpoints(run.folder)
+        if done := len(checkpoints.history):
+            print(f"resuming after epoch {done} in {plan['precision']}")
         data = _batches(system, parts, stages.output_names(model), seed, count)
         devices.synchronize(model, count > 1)
         stages.train(model, system, data, checkpoints, extra, verbose)
         devices.synchronize(model, False)
-        with atomic_write(run.folder / "model.keras") as temporary:
+        with atomic_write(run.folder / "model.keras", 2 * size) as temporary:
             model.save(temporary)
     _evaluate(run, plan, system, held_out)
     return run
+
+
+def _move_home(run: runs.Run, plan: dict, state: str) -> runs.Run:
+    """Move another run in its folder aside, and the run back if it had been moved."""
+    home, folder = run.folder.with_name(f"fold-{plan['fold']}"), run.folder
+    if home.exists() and (home != folder or state not in ("begun", "finished")):
+        why = state if home == folder else "made with other settings"
+        now = datetime.now().strftime("%Y%m%d-%H%M%S-%f-")
+        print(f"{home}: {why}, moved to {now}{home.name}")
+        home.rename(home.with_name(now + home.name))
+    if home != folder:
+        print(f"{home}: moved back from {folder.rename(home).name}")
+    return runs.Run(home)
 
 
 def _split(system: System, rest: Tiles, held_out: Tiles, seed: int) -> list[Tiles]:
@@ -108,7 +147,10 @@ def _batches(
 
 def _evaluate(run: runs.Run, plan: dict, system: System, held_out: Tiles) -> None:
     """Predict the fold that was left out, and complete the run."""
-    model, size = run.model(), 4 * system.batch_size
+    model, size = (
+        keras.models.load_model(run.folder / "model.keras", compile=False),
+        4 * system.batch_size,
+    )
     predict = partial(inference.predict, model, tta=False, batch_size=size)
     plain = predict(held_out.images, system.transform)
     mirrored = predict(held_out.images[:, :, ::-1], system.transform)[:, :, ::-1]

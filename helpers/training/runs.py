@@ -12,10 +12,12 @@ The probabilities are `plain`, and `mirrored`: of the mirror images, mirrored ba
 """
 
 import json
-import time
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,22 +26,53 @@ import keras
 import numpy as np
 import pandas as pd
 
-from helpers import inference, losses, systems
+from helpers import inference, systems
 from helpers.batches import ResizeOrPad
-from helpers.config import Settings
+from helpers.config import TILE, Settings
 from helpers.data import Tiles
 from helpers.systems import System
-from helpers.training.checkpoints import Checkpoints
-from helpers.utils.files import DataError, atomic_write
+from helpers.training.plans import PLAN, VERSION, as_system, check_name, make_plan
+from helpers.training.plans import read_system as read_system
+from helpers.training.plans import write_system as write_system
+from helpers.utils.files import DataError
 
-VERSION = 6  # of a run's files; raised when older ones can no longer be read
 PLAN_FILE = "work/plan.json"
-PLAN = ("version", "system", "losses", "fold", "seed", "profile", "data", "tiles")
+NUMBERS = ("fold", "score", "parameters", "seconds_per_tile")
+REMEDY = "move the run away, or train it again"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name a file that cannot be read in a `with` block, whatever its damage is."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # Keras and NumPy raise all kinds
+        text = getattr(error, "strerror", None) or re.split(r"\n|\. ", str(error))[0]
+        fault = f"cannot be read ({type(error).__name__}: {text[:150]})"
+        raise DataError(f"{path}: {fault}: {REMEDY}") from error
+
+
+def _refuse(fault: str) -> None:
+    raise ValueError(fault)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, read from its `folder`."""
+    """A training run, read from its `folder`.
+
+    Its network opens with `keras.models.load_model(folder / "model.keras")` as well,
+    after `import helpers.training`. It takes float32 (n, size, size, 1) in [0, 1], the
+    tile after `ResizeOrPad.forward` and divided by 255, and gives logits of that shape
+    (their sigmoid is the probability of salt), or a dict of outputs with `"mask"`.
+
+    Attributes:
+        folder: `<system>/fold-<k>`.
+
+    Raises:
+        DataError: by all that reads a file which is damaged; the message names it.
+    """
 
     folder: Path
 
@@ -48,13 +81,20 @@ class Run:
         """What was trained, and with which score: dict.
 
         Raises:
-            DataError: if another version of helpers made the run.
+            DataError: if it is damaged, or of another version of helpers.
         """
-        config = json.loads((self.folder / "config.json").read_text())
-        if config.get("version") == VERSION:
-            return config
-        fault = "made by another version of helpers: move it away, or train it again"
-        raise DataError(f"{self.folder}: {fault}")
+        path = self.folder / "config.json"
+        with _reading(path):
+            config = json.loads(path.read_text())
+            if config.get("version") != VERSION:
+                fault = "made by another version of helpers"
+                raise DataError(f"{self.folder}: {fault}: {REMEDY}")
+            check_name(as_system(config["system"]).name)
+            if lacking := {*PLAN, *NUMBERS} - config.keys():
+                _refuse(f"lacks {min(lacking)}")
+            if wrong := [x for x in NUMBERS if not 0 <= config[x] < math.inf]:
+                _refuse(f"{wrong[0]} is {config[wrong[0]]}")
+        return config
 
     @property
     def name(self) -> str:
@@ -73,15 +113,26 @@ class Run:
 
     def is_like(self, other: "Run") -> bool:
         """Whether both were trained in the same way, whatever their folds."""
-        return all(self.config[x] == other.config[x] for x in PLAN if x != "fold")
+        names = {*PLAN, "encoder", "weights"} - {"fold"}
+        return all(self.config.get(x) == other.config.get(x) for x in names)
 
     def history(self) -> pd.DataFrame:
         """DataFrame, one row per epoch."""
-        return pd.read_csv(self.folder / "history.csv")
+        with _reading(self.folder / "history.csv"):
+            table = pd.read_csv(self.folder / "history.csv", dtype=float)
+            return table.astype({"epoch": int})
 
     def model(self) -> keras.Model:
-        """The trained Keras model."""
-        return keras.models.load_model(self.folder / "model.keras", compile=False)
+        """The trained Keras model; code in the file is not run."""
+        path, size = (
+            self.folder / "model.keras",
+            self.config["system"]["transform"]["size"],
+        )
+        with _reading(path):
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+            if model.input_shape != (None, size, size, 1):
+                _refuse(f"its input is {model.input_shape}, {size} pixels wanted")
+        return model
 
     def validation(self, tta: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
         """`(ids, probabilities)` of the fold's tiles: str (n,), float32 (n, 101, 101).
@@ -89,11 +140,28 @@ class Run:
         `tta` averages with the mirrored tiles, by default if its system does.
         """
         tta = self.config["system"]["tta"] if tta is None else tta
-        with np.load(self.folder / "validation.npz") as stored:
-            ids, total = stored["ids"], stored["plain"].astype(np.float32)
-            if tta:
-                total = (total + stored["mirrored"]) / 2
-        return ids, total / 255
+        path = self.folder / "validation.npz"
+        with _reading(path), np.load(path) as stored:
+            ids, plain, mirrored = (stored[x] for x in ("ids", "plain", "mirrored"))
+            for array in (plain, mirrored):
+                if array.shape != (len(ids), TILE, TILE) or array.dtype != np.uint8:
+                    _refuse(f"{array.dtype} {array.shape} of {len(ids)} tiles")
+        total = plain.astype(np.float32)
+        return ids.astype(str), ((total + mirrored) / 2 if tta else total) / 255
+
+    def check(self, moved: bool = False) -> None:
+        """Read all files but the network.
+
+        Raises:
+            DataError: if one is damaged, or, unless `moved`, if this is a copy.
+        """
+        if not moved and self.name != "/".join(self.folder.absolute().parts[-2:]):
+            fault = f"its config.json is that of {self.name}"
+            raise DataError(f"{self.folder}: {fault}: move this copy out of runs/")
+        self.history(), self.validation()
+        path = self.folder / "model.keras"
+        with _reading(path), zipfile.ZipFile(path) as file:
+            file.getinfo("config.json"), file.getinfo("model.weights.h5")
 
     def predict(
         self, images: np.ndarray, progress: Any = None, tta: bool | None = None
@@ -110,54 +178,52 @@ def look_up(
 ) -> tuple[Run, dict[str, Any], str]:
     """`(run, plan, state)`: a run, what identifies it, and how far it has come.
 
-    The state is "finished", "begun", "", or what is wrong with the run in its folder.
+    The state is "finished", "begun" (both may lie aside), "", or what is wrong.
     """
-    parts = (getattr(tiles, field.name) for field in fields(tiles))
-    content = b"".join(part.tobytes() for part in parts if part is not None)
-    plan = {
-        "version": VERSION,
-        "system": asdict(system),
-        "losses": [keras.losses.serialize(losses.get(x.loss)) for x in system.stages],
-        "fold": int(fold),
-        "seed": settings.seed,
-        "profile": settings.profile.name,
-        "data": settings.kind,
-        "tiles": f"{zlib.crc32(content):08x}",
-    }
-    plan = json.loads(json.dumps(plan))  # tuples become lists, as in the files
-    run = Run(settings.runs_dir / system.name / f"fold-{fold}")
+    plan = make_plan(system, tiles, fold, settings)
+    home = settings.runs_dir / check_name(system.name) / f"fold-{fold}"
+    aside = sorted(home.parent.glob(f"[0-9]*-{home.name}"), reverse=True)
+    states = {folder: _state(Run(folder), plan) for folder in (home, *aside)}
+    known = (x for x, (_, state) in states.items() if state in ("finished", "begun"))
+    folder = next(known, home)
+    return Run(folder), *states[folder]
+
+
+def _state(run: Run, plan: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """`(plan, state)` of what a folder holds; the plan as it is stored there."""
     for name, state in ("config.json", "finished"), (PLAN_FILE, "begun"):
-        if (run.folder / name).exists():
-            found = json.loads((run.folder / name).read_text())
-            if plan.items() <= found.items():
-                return run, found, state
-            if found.get("version") != VERSION:
-                return run, plan, "made by another version of helpers"
-            return run, plan, "made with other settings"
-    return run, plan, "incomplete" if run.folder.exists() else ""
-
-
-def begin(run: Run, plan: dict[str, Any], state: str) -> Checkpoints:
-    """Open the checkpoints of a run; another run in its folder is moved aside."""
-    if state not in ("", "begun"):
-        aside = run.folder.with_name(time.strftime("%Y%m%d-%H%M%S-") + run.folder.name)
-        print(f"{run.folder}: {state}, moved to {run.folder.rename(aside).name}")
-    with atomic_write(run.folder / PLAN_FILE) as temporary:
-        temporary.write_text(json.dumps(plan))
-    checkpoints = Checkpoints(run.folder)
-    if checkpoints.history:
-        print(f"resuming after epoch {len(checkpoints.history)} in {plan['precision']}")
-    return checkpoints
+        if (path := run.folder / name).exists():
+            try:
+                with _reading(path):
+                    found = json.loads(path.read_text())
+                    if found.get("version") != VERSION:
+                        return plan, "made by another version of helpers"
+                    if not plan.items() <= found.items():
+                        return plan, "made with other settings"
+                    if state == "finished":
+                        run.check(moved=True)
+            except DataError as error:
+                return plan, f"damaged ({error})"
+            return found, state
+    return plan, "incomplete" if run.folder.exists() else ""
 
 
 def find_runs(folder: Path | str, like: Run | None = None) -> list[Run]:
-    """The finished runs below a folder, sorted; only those `like` another if given."""
+    """The finished runs below a folder, sorted; only those `like` another if given.
+
+    Runs that are damaged, or copies of others, are left out with a line that says so.
+    """
+    found = _whole(Path(folder).glob("*/fold-*/config.json"))
+    return [run for run in found if like is None or run.is_like(like)]
+
+
+def _whole(files: Iterable[Path]) -> list[Run]:
+    """The runs with these `config.json`, sorted, without those that are damaged."""
     found = []
-    for file in sorted(Path(folder).glob("*/fold-*/config.json")):
-        run = Run(file.parent)
+    for run in [Run(file.parent) for file in sorted(files)]:
         try:
-            if run.config and (like is None or run.is_like(like)):
-                found.append(run)
+            run.check()
+            found.append(run)
         except DataError as error:
             print(f"left out: {error}")
     return found
@@ -169,11 +235,12 @@ def folds_of(settings: Settings, name: str) -> list[Run]:
     Raises:
         DataError: if there is none, or if they were trained in different ways.
     """
-    found = [run for run in find_runs(settings.runs_dir) if run.system == name]
+    folder = settings.runs_dir / check_name(name)
+    found = _whole(folder.glob("fold-*/config.json"))
     found = [run for run in found if run.config["data"] == settings.kind]
-    if not found and [*(settings.runs_dir / name).glob(f"fold-*/{PLAN_FILE}")]:
+    if not found and [*folder.glob(f"fold-*/{PLAN_FILE}")]:
         fault = "begun, not finished: resume it with the command that began it"
-        raise DataError(f"{settings.runs_dir / name}: {fault}")
+        raise DataError(f"{folder}: {fault}")
     if not found:
         raise DataError(
             f"{settings.runs_dir}: no finished run of {name} on {settings.kind} tiles: "
@@ -192,7 +259,7 @@ def find_members(settings: Settings, *names: str) -> dict[Run, float]:
     """`{Run: weight}` of the finished folds of systems or ensembles of equal weight."""
     weights: dict[Run, float] = {}
     for name in names:
-        has_runs = (settings.runs_dir / name).is_dir()
+        has_runs = (settings.runs_dir / check_name(name)).is_dir()
         members = ((name, 1.0),) if has_runs else systems.get(name).members
         total = len(names) * sum(weight for _, weight in members)
         for member, weight in members:
@@ -209,17 +276,26 @@ def predict(
     tta: bool | None = None,
 ) -> np.ndarray:
     """Weighted mean of the runs' probabilities, float32 (n, 101, 101)."""
-    mean = np.zeros(images.shape, np.float32)
+    total, mean = _total(members), np.zeros(images.shape, np.float32)
     for run, weight in members.items():
         mean += weight * run.predict(images, progress, tta)
-    return mean / sum(members.values())
+    return mean / total
+
+
+def _total(members: Mapping[Run, float]) -> float:
+    """The sum of the weights."""
+    total = sum(members.values())
+    if 0 < total < math.inf and min(members.values()) >= 0:
+        return total
+    raise ValueError(f"weights must be positive, at least one: {[*members.values()]}")
 
 
 def out_of_fold(
     members: Mapping[Run, float], tiles: Tiles, tta: bool | None = None
 ) -> tuple[Tiles, np.ndarray]:
     """`(tiles, mean)`: the tiles that all systems left out, float32 (n, 101, 101)."""
-    place, mean = pd.Index(tiles.ids), np.zeros(tiles.images.shape, np.float32)
+    total, mean = _total(members), np.zeros(tiles.images.shape, np.float32)
+    place = pd.Index(tiles.ids)
     left_out = {run.system: np.zeros(len(tiles), bool) for run in members}
     for run in members:
         ids, probabilities = run.validation(tta)
@@ -229,36 +305,4 @@ def out_of_fold(
         mean[where[known]] += weight * probabilities[known]
         left_out[run.system][where[known]] = True
     chosen = np.all([*left_out.values()], axis=0)
-    return tiles.take(chosen), mean[chosen] / sum(members.values())
-
-
-def write_system(system: System, path: Path | str) -> None:
-    """Write a `System` to a JSON file, for `read_system`."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(asdict(system), indent=1))
-
-
-def read_system(path: Path | str) -> System:
-    """Read a `System` from the file of `write_system`, or from a run's `config.json`.
-
-    Raises:
-        DataError: for a file that is missing or holds something else.
-    """
-    try:
-        entry = json.loads(Path(path).read_text())
-        if entry.get("version", VERSION) != VERSION:
-            raise ValueError("made by another version of helpers")
-        return _like(systems.SYSTEMS[systems.DEFAULT], entry.get("system", entry))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        fault = f"not a system's row ({error}): give a run's config.json"
-        raise DataError(f"{path}: {fault}") from error
-
-
-def _like(row: Any, value: Any) -> Any:
-    """JSON's dicts and lists as the dataclasses and tuples that they are in a row."""
-    if is_dataclass(row):
-        kind: Any = type(row)
-        return kind(**{k: _like(getattr(row, k), v) for k, v in value.items()})
-    if isinstance(value, list):
-        return tuple(_like(row[0] if row else None, part) for part in value)
-    return value
+    return tiles.take(chosen), mean[chosen] / total

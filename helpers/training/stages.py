@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from helpers import losses
 from helpers.batches import TileBatches
@@ -10,11 +11,16 @@ from helpers.metrics import CompetitionScore, MeanTileIoU
 from helpers.systems import Stage, System
 from helpers.training import callbacks
 from helpers.training.checkpoints import Checkpoints, SaveState
+from helpers.training.muon import Muon
 from helpers.unet import build_unet
 from helpers.utils.hardware import jit_compile, precision
 
 SCHEDULES = ("cosine", "plateau")
-OPTIMIZERS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "muon": Muon,
+}
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,8 +44,15 @@ def check(system: System) -> None:
     """Refuse a row that contradicts itself.
 
     Raises:
-        ValueError: if it does.
+        ValueError: if it does, or has no stage, or a number that is too small.
     """
+    least = {"batch_size": 1, "folds": 2, "tiles": 1, "epochs": 1, "learning_rate": 0}
+    for part in (system, *system.stages):
+        for name, low in least.items():
+            value = getattr(part, name, None)
+            if value is not None and not low <= value < np.inf:
+                fault = f"{name} must be a number of at least {low}, not {value}"
+                raise ValueError(f"{system.name}: {fault}")
     for stage in system.stages:
         for name, known in (stage.schedule, SCHEDULES), (stage.optimizer, OPTIMIZERS):
             if name not in known:

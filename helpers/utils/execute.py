@@ -16,11 +16,11 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from helpers.utils.files import DataError, atomic_write
 
+KERNEL = "python3"
 SECONDS = "seconds"  # in a notebook's metadata: how long each code cell took
 REFRESH = 1.0 if sys.stderr.isatty() else 15.0  # seconds
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -110,7 +110,7 @@ def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
     client = NotebookClient(
         book,
         timeout=None,
-        kernel_name="python3",
+        kernel_name=KERNEL,
         coalesce_streams=True,
         store_widget_state=False,
         extra_arguments=["--log-level=ERROR"],
@@ -139,10 +139,7 @@ def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
     error = job.exception()
     if interrupted.is_set():
         raise KeyboardInterrupt(f"in {path.name}: run the same command to resume")
-    if isinstance(error, CellExecutionError | DeadKernelError):
-        return _fault(book.cells, current[-1], error)
-    job.result()
-    return ""
+    return _fault(book.cells, current[-1], error) if error else ""
 
 
 def training_progress(runs_dir: Path, since: float) -> tuple[str, float | None]:
@@ -167,17 +164,17 @@ def training_progress(runs_dir: Path, since: float) -> tuple[str, float | None]:
         epochs = sum(stage["epochs"] for stage in stages)
         table = folder / "history.csv"
         rows = list(csv.DictReader(table.open())) if table.exists() else []
-    except FileNotFoundError:  # the run has just been finished
-        return "", None
-    text = f"{folder.parent.name}: epoch {min(len(rows) + 1, epochs)} of {epochs}"
-    if not rows:
-        return f"{text}; ", None
-    left = (epochs - len(rows)) * float(rows[-1]["seconds"])
-    score = float(rows[-1]["val_score"])
+        text = f"{folder.parent.name}: epoch {min(len(rows) + 1, epochs)} of {epochs}"
+        if not rows:
+            return f"{text}; ", None
+        left = (epochs - len(rows)) * float(rows[-1]["seconds"])
+        score = float(rows[-1]["val_score"])
+    except (OSError, ValueError, LookupError, TypeError, csv.Error):
+        return "", None  # the run has just been finished, or a file is half-written
     return f"{text}, score {score:.3f}, {tqdm.format_interval(left)} left; ", left
 
 
-def _fault(cells: list, number: int, error: Exception) -> str:
+def _fault(cells: list, number: int, error: BaseException) -> str:
     """The cell that failed, and its error; of bad data the message alone."""
     text = str(error)
     if getattr(error, "ename", "") == DataError.__name__:

@@ -2,19 +2,25 @@
 
 import io
 import os
+import platform
+import re
 import shutil
+import stat
+import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 
 COMPETITION = "tgs-salt-identification-challenge"
 TABLES = ("train.csv", "depths.csv", "sample_submission.csv")
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError)
+OURS = ("train", "test", "images", "masks")  # folders
+_HIDDEN = re.compile(r"\.|__MACOSX|\$|lost\+found|synthetic-")  # by its first letters
 ADVICE = (
     "SALT_DATA_DIR is the folder of train.zip, test.zip, train.csv, depths.csv and "
     "sample_submission.csv, packed or not; SALT_DATA_DIR=synthetic needs no files"
@@ -25,10 +31,22 @@ _mounts: set[Path] = set()  # the disks that this process has written to
 class DataError(Exception):
     """Bad data: the message names the file, the fault and the remedy."""
 
+    def __str__(self) -> str:  # names that are not UTF-8 can be printed too
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str, size: int = 0) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; move it to `path` when complete.
+
+    What processes that were killed left half-written in the same folder is removed.
+
+    Args:
+        path: of the file or folder; its parents are made.
+        size: number of bytes that must be free, if it is known.
+
+    Yields:
+        `Path`, of the same name in a hidden folder beside it.
 
     Raises:
         DataError: for any `OSError`, such as a full or an unmounted disk.
@@ -38,20 +56,99 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:  # a path on an unmounted disk can often be written to: on the disk below it
         if gone := [p for p in _mounts.intersection(parents) if not os.path.ismount(p)]:
             raise OSError(f"{gone[0]} is no longer mounted")
+        free = shutil.disk_usage(next(filter(Path.exists, parents))).free
+        if free < size:
+            raise OSError(f"needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
         path.parent.mkdir(parents=True, exist_ok=True)
         _mounts.add(next(filter(os.path.ismount, parents)))
-        with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        _sweep(path.parent)
+        prefix = f".{path.name}-{_owner()}-"
+        with TemporaryDirectory(prefix=prefix, dir=path.parent) as folder:
             yield Path(folder, path.name)
             Path(folder, path.name).replace(path)
     except OSError as error:
-        advice = "mount or free the disk of SALT_OUTPUT_DIR, and make the call again"
-        raise DataError(f"{path}: cannot be written ({error}): {advice}") from error
+        raise DataError(_unwritable(path, error)) from error
 
 
-def sweep(folder: Path | str) -> None:
-    """Remove what killed processes left behind in this folder in `atomic_write`."""
-    for path in Path(folder).glob(".*-????????"):
-        shutil.rmtree(path, ignore_errors=True)
+def _unwritable(path: Path, error: OSError) -> str:
+    advice = "mount or free the disk of SALT_OUTPUT_DIR, and make the call again"
+    return f"{path}: cannot be written ({error}): {advice}"
+
+
+def _owner(pid: int | str | None = None) -> str:
+    """`<machine>-<process>-<its start>`, by default of this process."""
+    pid, start = pid or os.getpid(), "0"
+    with suppress(OSError):  # a system without /proc, or a process that has ended
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        start = "0" if fields[0] in "ZX" else fields[19]
+    return f"{zlib.crc32(platform.node().encode()):08x}-{pid}-{start}"
+
+
+def _has_ended(owner: str, path: Path, patience: float) -> bool:
+    """Whether a file's owner has; on another machine, if the file is so old (s)."""
+    host, pid, _ = _owner().split("-")
+    if owner.startswith(f"{host}-") and Path(f"/proc/{pid}").exists():
+        return owner != _owner(owner.split("-")[1])
+    return time.time() - path.stat().st_mtime > patience
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that have ended left behind in `atomic_write`."""
+    for path in folder.glob(".*"):
+        left = re.search(r"-([0-9a-f]{8}-\d+-\d+)-\w{8}$", path.name)
+        with suppress(OSError):
+            if left and _has_ended(left[1], path, 86400):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Let one process at a time into a `with` block, by a file that names it.
+
+    Args:
+        path: of the file, `<what is locked>.lock`; it is removed in the end.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DataError: if another process is in the block, or for any `OSError` before it.
+    """
+    # A process that is killed leaves the file, and the next one takes over: at once,
+    # or, if it ran on another machine, after five minutes without a sign of life.
+    since = time.strftime("%H:%M on %d %B")
+    who = f"{_owner()} process {os.getpid()} on {platform.node()} since {since}"
+
+    def other() -> list[str]:  # whose lock it is, and its description
+        return path.read_bytes().decode(errors="replace").split(" ", 1)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if left := path.exists() and _has_ended(other()[0], path, 300):
+            path.unlink()
+        mine = False
+        with suppress(FileExistsError), path.open("x") as file:
+            mine = bool(file.write(who))
+        time.sleep(left)  # another process may take over in the same moment
+        if not mine or path.read_text(errors="replace") != who:
+            fault = f"being trained by {other()[-1] or 'another process'}"
+            remedy = "wait for it, or set another SALT_OUTPUT_DIR"
+            raise DataError(f"{path.with_suffix('')}: {fault}: {remedy}")
+    except OSError as error:
+        raise DataError(_unwritable(path, error)) from error
+    done = threading.Event()
+
+    def live() -> None:
+        while not done.wait(30):
+            with suppress(OSError):
+                os.utime(path)
+
+    threading.Thread(target=live, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -59,23 +156,35 @@ class File:
     """A file on disk or in a zip."""
 
     where: str  # for messages
-    read: Callable[[], bytes]
+    load: Callable[[], bytes]
     path: Path | None = None  # if on disk
+    rank: tuple[int, int] = (0, 0)  # other folders and zips around it; the lowest wins
+
+    def read(self) -> bytes:
+        """Its content, or `DataError` with the remedy."""
+        try:
+            return self.load()
+        except Exception as error:  # the decoders raise many kinds
+            raise _refusal(self.where, "unreadable file", error) from error
 
 
 def index_files(source: Path | str) -> dict[str, File]:
     """Map names such as `"train/images/<id>"` to the files of a folder or bundle zip.
 
     Raises:
-        DataError: if the source is missing, is a damaged zip, or contains no table.
+        DataError: if the source cannot be read, is a damaged zip, or contains no table,
+            or if files of one name differ and neither is nearer to the top.
     """
     source = Path(source)
     files: dict[str, File] = {}
-    if source.is_file():
+    try:
+        is_folder = stat.S_ISDIR(source.stat().st_mode)
+    except (OSError, ValueError) as error:
+        fault = getattr(error, "strerror", None) or error
+        raise DataError(f"{source}: no folder or zip ({fault}). {ADVICE}") from error
+    if not is_folder:
         _add_zip(files, PurePath(), File(str(source), source.read_bytes, source))
-    elif not source.is_dir():
-        raise DataError(f"{source}: no such folder or zip. {ADVICE}")
-    for path in filter(Path.is_file, sorted(source.rglob("*"))):
+    for path in _walk(source) if is_folder else ():
         _add(files, path.relative_to(source), File(str(path), path.read_bytes, path))
     if not files.keys() & {*TABLES}:
         raise DataError(f"{source}: holds none of {', '.join(TABLES)}. {ADVICE}")
@@ -93,28 +202,64 @@ def find_file(files: Mapping[str, File], name: str) -> File:
     raise DataError(f"{name} is missing from the data. {ADVICE}")
 
 
+def _walk(source: Path) -> Iterator[Path]:
+    """The files in a folder and six levels below, in order; links are followed."""
+
+    def refuse(error: OSError) -> None:
+        raise _refusal(error.filename, "unreadable folder", error)
+
+    for here, folders, names in os.walk(source, onerror=refuse, followlinks=True):
+        deep = len(Path(here).parts) - len(source.parts) > 5  # links in a circle, say
+        folders[:] = [x for x in sorted(folders) if not (deep or _HIDDEN.match(x))]
+        yield from (Path(here, name) for name in sorted(names))
+
+
 def _add(files: dict[str, File], name: PurePath, file: File) -> None:
-    """Add one file to the index, or the members of a zip of the competition."""
-    if "__MACOSX" in name.parts or name.name.startswith("."):
+    """Add one file to the index, or the members of a zip of the competition.
+
+    Of several files of one name, that in the fewest other folders and zips counts.
+    """
+    name = PurePath(str(name).replace("\\", "/"))  # from Windows
+    folders, suffix = [part.lower() for part in name.parts[:-1]], name.suffix.lower()
+    if any(map(_HIDDEN.match, name.parts)):
         return
-    parts = name.with_suffix("").parts
-    split = [part for part in parts if part in ("train", "test")][-1:]
-    bundle = len(parts) == 1 and file.path and zipfile.is_zipfile(file.path)
-    if name.suffix == ".zip" and (split or COMPETITION in name.stem or bundle):
-        _add_zip(files, PurePath(*split), file)
-    elif name.name in (*TABLES, "sections.csv"):
-        files.setdefault(name.name, file)
-    elif name.match("images/*.png") or name.match("masks/*.png"):
-        files.setdefault("/".join((*split, *parts[-2:])), file)
+    around = [*folders, name.stem.lower()] if suffix == ".zip" else folders
+    split = [part for part in around if part in ("train", "test")][-1:]
+    other = [x for x in folders if x not in OURS and COMPETITION not in x]
+    file = replace(file, rank=(file.rank[0] + len(other), file.rank[1]))
+    bundle = len(name.parts) == 1 and file.path and zipfile.is_zipfile(file.path)
+    if suffix == ".zip" and (split or COMPETITION in name.stem or bundle):
+        return _add_zip(files, PurePath(*split), file)
+    if suffix == ".png" and folders[-1:] in (["images"], ["masks"]):
+        key = "/".join((*split, folders[-1], name.stem))
+    elif (key := name.name.lower()) not in (*TABLES, "sections.csv"):
+        return
+    known = files.setdefault(key, file)
+    if file.rank < known.rank:
+        files[key] = file
+    elif known is not file and file.rank == known.rank and file.read() != known.read():
+        raise DataError(f"{known.where} and {file.where} differ: move one away")
 
 
 def _add_zip(files: dict[str, File], prefix: PurePath, file: File) -> None:
+    if file.rank[1] > 2:  # a zip that holds itself, say
+        return
+    content = file.path or io.BytesIO(file.read())
     try:
-        archive = zipfile.ZipFile(file.path or io.BytesIO(file.read()))
-    except DAMAGED as error:
-        fault = f"{file.where}: damaged zip ({error}): fetch it again"
-        raise DataError(fault) from error
+        archive = zipfile.ZipFile(content)
+    except Exception as error:
+        raise _refusal(file.where, "damaged zip", error) from error
     for info in archive.infolist():
-        if not info.is_dir():
+        if info.filename[-1:] not in ("", "/"):  # a folder
             where, read = f"{file.where}!{info.filename}", partial(archive.read, info)
-            _add(files, prefix / info.filename, File(where, read))
+            member = File(where, read, None, (file.rank[0], file.rank[1] + 1))
+            _add(files, prefix / info.filename.lstrip("/"), member)
+
+
+def _refusal(where: str, kind: str, error: Exception) -> DataError:
+    """Why a file, zip or folder cannot be read, and what to do."""
+    if isinstance(error, PermissionError):
+        return DataError(f"{where}: no permission to read it: change its mode")
+    if isinstance(error, RuntimeError):  # a password, or an unknown compression
+        return DataError(f"{where}: {error}: unpack the zip yourself, into its folder")
+    return DataError(f"{where}: {kind} ({error}): fetch it again")

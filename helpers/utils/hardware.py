@@ -17,7 +17,11 @@ Tensor = Any  # of any backend, or Keras' own while a model is being built
 
 
 def load_keras() -> ModuleType:
-    """Import Keras and its backend without the messages of TensorFlow's C++ code."""
+    """Import Keras and its backend without the messages of TensorFlow's C++ code.
+
+    Raises:
+        ValueError: if the backend cannot be loaded.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -26,9 +30,13 @@ def load_keras() -> ModuleType:
         os.dup2(nowhere.fileno(), 2)
     try:
         import keras
+    except (ImportError, ValueError) as error:
+        fault = f"Keras cannot load its backend ({error})"
+        raise ValueError(f"{fault}: install it, or unset KERAS_BACKEND") from error
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+    keras.config.set_image_data_format("channels_last")  # keras.json may differ
     return keras
 
 

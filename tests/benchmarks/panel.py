@@ -3,8 +3,7 @@
 Usage: python tests/benchmarks/panel.py [--tiles 800] [--rounds 7]
 
 Moves the controls as a user does, in the kernel, and prints how long each takes to
-answer, picture included: median and range. Wanted on two quiet cores: threshold 150 ms
-(and the visible tile redrawn), min component size 400 ms, a redraw 400 ms.
+answer, picture included: median and range. Wanted on two quiet cores: 400 ms each.
 """
 
 import argparse
@@ -61,21 +60,22 @@ def main():
         panel._repr_mimebundle_()
         print(f"still picture: {time.perf_counter() - start:.1f} s")
         browser, mixer = panel.browser, panel.mixer
-        threshold, size, _ = panel.sliders.values()
+        threshold = panel.threshold
         thresholds = np.linspace(0.3, 0.7, count).round(2)
         clock("first tab: threshold", setter(threshold, thresholds))
         seen = panel.comparison, panel.post_process
-        clock("first tab: redraw", [lambda: charts.png(charts.compare(*seen))] * count)
+        clock(
+            "first tab: redraw", [lambda: charts.png(charts.show_scores(*seen))] * count
+        )
         panel.tabs.selected_index = 1
         clock("tiles: threshold", setter(threshold, thresholds + 0.01))
-        clock("tiles: min component size", setter(size, range(20, 20 + 10 * count, 10)))
-        clock("tiles: threshold, components", setter(threshold, thresholds + 0.02))
-        size.value = 0
-        clock("tiles: next tile", [browser.next.click] * count)
+        clock("tiles: next page", setter(browser.page, range(2, 2 + count)))
         panel.tabs.selected_index = 2
         weights = np.linspace(0.1, 0.9, count).round(2)
         clock("what if: weight", setter(mixer.sliders["wild"], weights))
         clock("what if: threshold", setter(threshold, thresholds))
+        sizes = range(20, 20 + 10 * count, 10)
+        clock("what if: min component size", setter(mixer.component, sizes))
 
 
 if __name__ == "__main__":
