@@ -4,8 +4,7 @@ Read these first, they are the subject:
 
 - `unet.build_unet`, the U-Net; `encoders`, what its contracting path can be
 - `losses`, Dice and Lovasz; `metrics`, the competition's score; `rle`, its masks
-- `data`, tiles and folds; `mosaics`, neighboring tiles; `augmentation` and `batches`,
-  from tiles to the network's input
+- `data`, tiles and folds; `mosaics`, neighbors; `augmentation`, `batches`, inputs
 - `systems`, one row for each published system: network, losses, rates, augmentation
 - `inference`, from networks to masks; `submission`, the file for Kaggle; `plotting`
 - `config`, the settings, read from the environment in one place
@@ -28,6 +27,6 @@ if not _here.is_dir():  # imported from the course's zip: unpack that beside its
     try:
         _ZipFile(_zip).extractall(_copy)
     except Exception as error:  # zlib and zipfile raise many kinds
-        fault = f"{_zip} cannot be unpacked ({error}): upload it again and restart"
-        raise SystemExit(f"{fault}, or set SALT_REPOSITORY") from None
+        remedy = "upload it again and restart, or set SALT_REPOSITORY"
+        raise SystemExit(f"{_zip} cannot be unpacked ({error}): {remedy}") from None
     __path__ = [str(_copy / _here.relative_to(_zip))]

@@ -24,35 +24,32 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read the options and act.
-
-    Wrong options end the program with a message and exit status 2.
+    """Read the options and act; wrong ones end the program with status 2.
 
     Args:
         arguments: the words after the command; by default those of this process.
 
     Returns:
-        The exit status: 0, or 1 for a failure. A training run that was asked to stop
-        gives 130, and the same command resumes it.
+        The exit status: 0, 1 for a failure, or 130 for a training run that was asked
+        to stop; the same command resumes it.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    acts = {"train": _train, "predict": _predict, "section": _section}
-    act = acts.get(options.command, _run_notebooks)
     try:
-        _export(options)
+        for name in ("profile", "data_dir", "output_dir"):  # for the notebooks' kernels
+            if value := getattr(options, name, None):
+                os.environ[f"SALT_{name.upper()}"] = value
         settings = Settings.from_env()
-        if options.command in ("train", "predict"):
-            _check_systems(options, settings)
         if options.command and options.only:
             raise ValueError(f"--only chooses notebooks: not with {options.command}")
-        options.notebooks = _numbers(options.only)
+        if options.command == "train":
+            options.planned = _planned(options, settings)
     except (DataError, ValueError) as error:
         parser.error(str(error))
-    if act is not _section:  # which reads no tiles
+    if options.command != "section":  # which reads no tiles
         print(settings.describe(), flush=True)
     try:
-        return act(options, settings)
+        return options.act(options, settings)
     except (DataError, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -67,28 +64,28 @@ def _parser() -> argparse.ArgumentParser:
     # An option counts before the command's name and after it:
     missing: dict[str, Any] = {"default": argparse.SUPPRESS}
     common.add_argument("--profile", choices=PROFILES, help="sizes, epochs", **missing)
-    common.add_argument(
-        "--data-dir", help="folder of the data, or synthetic", **missing
-    )
-    common.add_argument("--output-dir", help="for runs and submissions", **missing)
+    data, text = partial(_folder, word=SYNTHETIC), "folder of the data, or synthetic"
+    common.add_argument("--data-dir", type=data, help=text, **missing)
+    common.add_argument("--output-dir", type=_folder, help="for results", **missing)
     name = "python -m helpers"
     parser = argparse.ArgumentParser(name, description=__doc__, parents=[common])
-    parser.add_argument("--only", help="notebooks to run, such as 02,05")
+    parser.set_defaults(act=_run_notebooks)
+    parser.add_argument("--only", type=_notebooks, help="those to run, such as 02,05")
     commands = parser.add_subparsers(dest="command", title="commands")
-    train = commands.add_parser("train", help="train one system", parents=[common])
-    train.add_argument(
-        "system", help="a name in helpers/systems.py, or a run's config.json"
-    )
-    train.add_argument(
-        "--fold", type=int, nargs="+", default=[0], help="0 to 4, in a row of five"
-    )
+
+    def add(name: str, act: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, parents=[common])
+        command.set_defaults(act=act)
+        return command
+
+    train = add("train", _train, "train one system")
+    train.add_argument("system", help="of helpers/systems.py, or a run's config.json")
+    train.add_argument("--fold", type=int, nargs="+", default=[0], help="of 0 to 4")
     train.add_argument("--epochs", type=int, help="in all, at least one a stage")
     train.add_argument("--weights", help="of the encoder: a file, imagenet, or none")
-    predict = commands.add_parser(
-        "predict", help="a submission from finished runs", parents=[common]
-    )
+    predict = add("predict", _predict, "a submission from finished runs")
     predict.add_argument("systems", nargs="+", help="each counts the same")
-    section = commands.add_parser("section", help="mark the salt", parents=[common])
+    section = add("section", _section, "mark the salt in a survey")
     section.add_argument("source", type=Path, help="SEG-Y file, 3-D and stacked")
     section.add_argument("target", type=Path, help="its copy, with probabilities")
     section.add_argument("--run", help="folder of one; default: the geology weights")
@@ -104,89 +101,52 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _export(options: argparse.Namespace) -> None:
-    """Set the variables that the notebooks' kernels inherit, with absolute paths.
-
-    An empty path is refused: it comes from a shell's variable that is not set.
-    """
-    names = {"data_dir": "SALT_DATA_DIR", "output_dir": "SALT_OUTPUT_DIR"}
-    for option, name in names.items():
-        value = getattr(options, option, None)
-        if value is not None:
-            if not value.strip():
-                raise ValueError(f"--{option[:-4]}-dir is empty: name a folder")
-            named = name == "SALT_DATA_DIR" and value.lower() == SYNTHETIC
-            if not named and value[0] != "~":
-                value = str(Path(value).absolute())
-            os.environ[name] = value
-    if getattr(options, "profile", None):
-        os.environ["SALT_PROFILE"] = options.profile
+def _folder(text: str, word: str = "") -> str:
+    """An absolute path, unless it is this word."""
+    if not text.strip():  # a shell's variable that is not set, say
+        raise argparse.ArgumentTypeError("is empty: name a folder")
+    kept = text.lower() == word or text[0] == "~"
+    return text if kept else str(Path(text).absolute())
 
 
-def _numbers(only: str | None) -> list[Path]:
-    """`"02,05"` -> the paths of those notebooks, in order; all of them for `None`."""
+def _notebooks(only: str) -> list[Path]:
+    """`"02,05"` -> the paths of those notebooks, in order."""
     known = {notebook.name[:2]: notebook for notebook in NOTEBOOKS}
-    wanted = known if only is None else only.replace(" ", "").split(",")
-    wanted = [number.zfill(2) for number in wanted]
-    if wrong := [number for number in wanted if number not in known]:
-        listed = ", ".join(known)
-        raise ValueError(f"--only: no notebook {wrong[0]!r}; there are {listed}")
-    return [known[number] for number in sorted(set(wanted))]
-
-
-def _check_systems(options: argparse.Namespace, settings: Settings) -> None:
-    """Refuse unknown systems, and what cannot be trained, before anything is read."""
-    load_keras()
-    from helpers import systems
-
-    if options.command == "predict":
-        for name in options.systems:
-            if not (settings.runs_dir / name).is_dir():
-                systems.get(name)
-        return
-    options.planned = _planned(options, settings)
-    folds = min(system.folds for system in options.planned)
-    if wrong := [fold for fold in options.fold if not 0 <= fold < folds]:
-        own = min(row.folds for row in _rows(options.system))
-        why = " (under a budget all systems have the same folds)" if own > folds else ""
-        raise ValueError(f"--fold: must be 0 to {folds - 1}, not {wrong[0]}{why}")
-    one_file = options.weights not in (None, "none", "imagenet")
-    if len(options.planned) > 1 and one_file:
-        raise ValueError(f"--weights: one file does not fit all of {options.system}")
+    wanted = {number.strip().zfill(2) for number in only.split(",")}
+    if wrong := wanted - known.keys():
+        fault = f"no notebook {min(wrong)!r}; there are {', '.join(known)}"
+        raise argparse.ArgumentTypeError(fault)
+    return [known[number] for number in sorted(wanted)]
 
 
 def _planned(options: argparse.Namespace, settings: Settings) -> list:
-    """The systems to train, each cut to its budget in this profile.
-
-    A row from a file is trained as it is.
-    """
+    """The systems to train, each cut to its budget; that of a file is not cut."""
+    load_keras()
     from helpers import systems
-    from helpers.training import stages
+    from helpers.training import plans, stages
 
     if options.epochs is not None and not 1 <= options.epochs <= MAX_EPOCHS:
         raise ValueError(f"--epochs: 1 to {MAX_EPOCHS}, not {options.epochs:.4g}")
-    profile, planned = settings.profile, []
-    for row in _rows(options.system):
-        small = row.name != systems.DEFAULT and profile.main.epochs is not None
-        budget = profile.encoders if small else profile.main
-        if options.system.endswith(".json"):
+    profile, name, planned = settings.profile, options.system, []
+    if own := name.endswith(".json"):
+        rows = [plans.read_system(name)]
+    else:
+        rows = [systems.get(member) for member, _ in systems.get(name).members]
+    for row in rows:
+        budget = profile.main
+        if own:
             budget = Budget(None, row.transform.size, row.tiles)
+        elif row.name != systems.DEFAULT and budget.epochs is not None:
+            budget = profile.encoders
         row = row.within(replace(budget, epochs=options.epochs or budget.epochs))
         if options.weights is not None:
             row = row.with_weights(options.weights)
+        plans.check_name(row.name)
         stages.check(row)
+        if wrong := [fold for fold in options.fold if not 0 <= fold < row.folds]:
+            raise ValueError(f"--fold: must be 0 to {row.folds - 1}, not {wrong[0]}")
         planned.append(row)
     return planned
-
-
-def _rows(name: str) -> list:
-    """The systems that a name stands for: rows of the registry, or that of a file."""
-    from helpers import systems
-    from helpers.training import runs
-
-    if name.endswith(".json"):
-        return [runs.read_system(name)]
-    return [systems.get(member) for member, _ in systems.get(name).members]
 
 
 def _train(options: argparse.Namespace, settings: Settings) -> int:
@@ -218,6 +178,7 @@ def _section(options: argparse.Namespace, settings: Settings) -> int:
 
 def _predict(options: argparse.Namespace, settings: Settings) -> int:
     """Average the finished runs of these systems into a checked submission."""
+    load_keras()
     from tqdm import tqdm
 
     from helpers import data, inference, metrics, submission
@@ -229,37 +190,28 @@ def _predict(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{weight:.3f} x {run.name}, score {run.score:.4f}", flush=True)
     left_out, probabilities = runs.out_of_fold(members, data.load_tiles(settings))
     post_process = inference.PostProcess()
-    if len(left_out) > 1 and any(r.config["system"]["search"] for r in members):
+    if len(left_out) > 1 and any(run.config["system"]["search"] for run in members):
         post_process, scores = inference.cross_fit(left_out.masks, probabilities)
-    elif len(left_out):
+    else:
         masks = post_process(probabilities)
         scores = metrics.precision_per_image(left_out.masks, masks)
-    if len(left_out):
-        low, high = inference.bootstrap_ci(scores)
-        print(f"score {scores.mean():.4f} ({low:.3f} to {high:.3f})", end=", ")
-        print(f"{len(left_out)} tiles")
+    if len(scores):
+        interval = "{:.3f} to {:.3f}".format(*inference.bootstrap_ci(scores))
+        print(f"score {scores.mean():.4f} ({interval}), {len(scores)} tiles")
     else:
         print("no tile was left out by all systems: no score")
-    print(
-        f"threshold {post_process.threshold:g}, "
-        f"masks under {post_process.min_mask_size} pixels emptied"
-    )
+    small = f"masks under {post_process.min_mask_size} pixels emptied"
+    print(f"threshold {post_process.threshold:g}, {small}")
     test = data.load_test_tiles(settings)
     masks = post_process(runs.predict(members, test.images, tqdm))
     masks = submission.empty_constant(masks, test.constant)
-    path = settings.output_dir / f"submission-{'+'.join(options.systems)}.csv"
+    rehearsal = settings.synthetic or settings.profile.test_tiles
+    name = f"{'rehearsal' if rehearsal else 'submission'}-{'+'.join(options.systems)}"
+    path = settings.output_dir / f"{name}.csv"
     print(submission.write_submission(path, test.ids, masks))
-    _warn_of_rehearsal(settings)
+    if rehearsal:
+        print("a rehearsal, not for Kaggle, which wants all of its own test tiles")
     return 0
-
-
-def _warn_of_rehearsal(settings: Settings) -> None:
-    profile = settings.profile
-    if profile.test_tiles:
-        print(
-            f"profile {profile.name}: a rehearsal with {profile.test_tiles} test "
-            "tiles, not for Kaggle, which wants them all"
-        )
 
 
 def _run_notebooks(options: argparse.Namespace, settings: Settings) -> int:
@@ -268,17 +220,16 @@ def _run_notebooks(options: argparse.Namespace, settings: Settings) -> int:
     from helpers.utils import execute
 
     data.check_parts(settings)  # bad data is reported now, not after a training run
-    folder = settings.output_dir / "notebooks"
-    fault = execute.run(options.notebooks, folder, settings.runs_dir)
-    if fault:
+    folder, notebooks = settings.output_dir / "notebooks", options.only or NOTEBOOKS
+    if fault := execute.run(notebooks, folder, settings.runs_dir):
         print(f"\n{fault}", file=sys.stderr)
         return 1
     print(f"executed notebooks: {folder}")
-    if any(notebook.name.startswith("05") for notebook in options.notebooks):
+    if notebooks[-1].name.startswith("05"):
         result = json.loads((settings.output_dir / "result.json").read_text())
         print(f"validation score: {result['score']:.4f} ({result['what']})")
-        print(f"submission: {result['submission']}")
-        _warn_of_rehearsal(settings)
+        path = Path(result["submission"])  # submission.csv or rehearsal.csv
+        print(f"{path.stem}: {path}")
     return 0
 
 

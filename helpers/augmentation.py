@@ -17,54 +17,29 @@ Parts = dict[str, np.ndarray]  # for each kind of change, which tiles get it: bo
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which changes are made, and how strongly.
-
-    All ranges are symmetric, and 0 switches a change off. Geometric changes apply to
-    image and mask, the others to the image only. Lengths are fractions of the size.
-
-    By default every change applies to every tile, with random strength. With
-    `probability=0.8` one tile in five stays as it is. Of each group in `one_of`, a tile
-    gets one member only; changes joined by `+` count as one.
-
-    Attributes:
-        flip: probability of a left-right flip (never upside down: salt rises).
-        zoom: the scale is between 1 - zoom and 1 + zoom.
-        shift: largest shift.
-        rotation: largest angle, in degrees.
-        brightness: largest change, as a fraction of the intensity range.
-        contrast: factor between 1 - contrast and 1 + contrast, about the middle.
-        gamma: exponent between 1 / (1 + gamma) and 1 + gamma.
-        crop: smallest side of a random square in the tile that is resized to the whole
-            tile; 50 / 101 crops between 50 and 101 of 101 pixels.
-        blur: largest standard deviation of a Gaussian blur.
-        elastic: standard deviation of a smooth random displacement of the pixels
-            ([Simard et al., 2003](https://doi.org/10.1109/ICDAR.2003.1227801)).
-        grid: largest relative change in width and height of the cells of a 5 x 5 grid,
-            which are then rescaled to fill the tile.
-        probability: fraction of the tiles that are changed at all.
-        one_of: groups of the names above.
+    """Which random changes are made to each tile, and how strongly: 0 makes none.
 
     Raises:
-        ValueError: for a value out of range, a group of fewer than two members, or a
-            change in a group that is unknown, switched off or named twice.
-
-    Example:
-        >>> groups = (("zoom+shift", "crop"),)  # either zoomed and shifted, or cropped
-        >>> Augmentation(zoom=0.1, shift=0.06, crop=50 / 101, one_of=groups)
+        ValueError: for a value out of range, or a wrong name or group in `one_of`.
     """
 
-    flip: float = 0.5
-    zoom: float = 0.0
-    shift: float = 0.0
-    rotation: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    crop: float = 0.0
-    blur: float = 0.0
-    elastic: float = 0.0
-    grid: float = 0.0
-    probability: float = 1.0
+    # Ranges are symmetric, lengths are fractions of the tile's size. Geometric changes
+    # apply to image and mask, the others to the image only.
+    flip: float = 0.5  # probability, left to right: never upside down, as salt rises
+    zoom: float = 0.0  # the scale is between 1 - zoom and 1 + zoom
+    shift: float = 0.0  # the largest
+    rotation: float = 0.0  # the largest angle, in degrees
+    brightness: float = 0.0  # largest change, as a fraction of the intensity range
+    contrast: float = 0.0  # factor between 1 - contrast and 1 + contrast
+    gamma: float = 0.0  # exponent between 1 / (1 + gamma) and 1 + gamma
+    crop: float = 0.0  # smallest side of a square that is resized to the whole tile
+    blur: float = 0.0  # largest standard deviation of a Gaussian
+    elastic: float = 0.0  # standard deviation of a smooth displacement: Simard et al.
+    # 2003, https://doi.org/10.1109/ICDAR.2003.1227801
+    grid: float = 0.0  # largest relative change in the sides of the cells, 5 x 5
+    probability: float = 1.0  # fraction of the tiles that are changed at all
+    # Of each group a tile gets one member only, and `+` joins changes to one member:
+    # (("zoom+shift", "crop"),) either zooms and shifts, or crops.
     one_of: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
@@ -76,22 +51,16 @@ class Augmentation:
             raise ValueError(f"one_of: a group needs two members: {self.one_of}")
         names = [name for group in self.one_of for name in "+".join(group).split("+")]
         for name in names:
-            if name not in _CHANGES:
-                raise ValueError(f"one_of: unknown change {name!r}, not in {_CHANGES}")
-            if not getattr(self, name) or names.count(name) > 1:
-                raise ValueError(f"one_of: {name!r} is switched off or named twice")
+            on = name in _CHANGES and getattr(self, name) > 0
+            if not on or names.count(name) > 1:
+                raise ValueError(f"one_of: {name!r} is unknown, off or named twice")
 
     def __call__(
         self, images: np.ndarray, masks: np.ndarray, rng: Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Augment one batch.
+        """Augment a batch, uint8 and bool (n, size, size), by random numbers of `rng`.
 
-        Args:
-            images, masks: uint8 and bool, (n, size, size).
-            rng: `numpy.random.Generator`.
-
-        Returns:
-            `(images, masks)`: float32 in [0, 1] and float32 in {0, 1}, same shapes.
+        Returns `(images, masks)`, float32 in [0, 1] and in {0, 1}, of the same shape.
         """
         on = self._choose(len(images), rng)
         curves = self._intensity_curves(on, rng)
@@ -147,10 +116,9 @@ class Augmentation:
         return warped[..., 0], (warped[..., 1] > 0.5).astype(np.float32)
 
     def _matrices(self, on: Parts, size: int, rng: Generator) -> np.ndarray:
-        """One affine map per tile, from output to input pixels, about the center.
+        """An affine map per tile, about the center, as Keras expects: float32 (n, 8).
 
-        Returns float32 (n, 8), rows `a0, a1, a2, b0, b1, b2, 0, 0` as Keras expects:
-        x_in = a0 x + a1 y + a2, y_in = b0 x + b1 y + b2.
+        From output to input: x_in = a0 x + a1 y + a2, y_in = b0 x + b1 y + b2.
         """
         mirror = np.where(on["flip"], -1.0, 1.0)
         scale = 1.0 / (1.0 + self.zoom * _random_strength(on["zoom"], rng))

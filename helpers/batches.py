@@ -18,16 +18,13 @@ from helpers.utils.hardware import Tensor
 class ResizeOrPad:
     """How native tiles become the network's input, and predictions native tiles.
 
-    Attributes:
-        size: height and width of the input; divisible by 32 to be halved five times.
-        mode: `"pad"` keeps every pixel and mirrors the tile at its border (101 -> 128:
-            13 pixels before, 14 after); `"resize"` interpolates, to any size.
-
     Raises:
         ValueError: for another mode, or if 101 pixels cannot be padded to that size.
     """
 
-    size: int = 128
+    size: int = 128  # of the input; divisible by 32 to be halved five times
+    # "pad" keeps all pixels and mirrors the tile at its border (101 -> 128: 13 pixels
+    # before, 14 after), "resize" interpolates.
     mode: str = "pad"
 
     def __post_init__(self) -> None:
@@ -74,30 +71,19 @@ def _resize_array(images: np.ndarray, size: int) -> np.ndarray:
 class TileBatches(keras.utils.PyDataset):
     """Batches of tiles for `model.fit` and `model.evaluate`.
 
-    Order and augmentation are derived from (seed, epoch) alone: a run that resumes at
-    epoch 7 sees the batches that it would have seen.
-
-    Args:
-        images, masks: uint8 and bool, (n, 101, 101).
-        transform: a `ResizeOrPad`.
-        batch_size: tiles per batch; the last batch may be shorter.
-        augmentation: an `Augmentation`. `None`: neither augmented nor shuffled.
-        seed: integer.
-        outputs: names of the network's outputs, if it has several: the target of
-            `"gate"` is whether a tile has salt, that of all others the mask.
-        devices: batches are multiples of this; leftover tiles are dropped.
+    Order and augmentation follow from (seed, epoch) alone: a run can be resumed.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
-        masks: np.ndarray,
+        images: np.ndarray,  # uint8 (n, 101, 101)
+        masks: np.ndarray,  # bool (n, 101, 101)
         transform: ResizeOrPad,
         batch_size: int = 32,
-        augmentation: Augmentation | None = None,
+        augmentation: Augmentation | None = None,  # `None`: not shuffled, either
         seed: int = 0,
-        outputs: Sequence[str] = (),
-        devices: int = 1,
+        outputs: Sequence[str] = (),  # names of the network's, if it has several
+        devices: int = 1,  # batches are multiples of it, and leftover tiles dropped
     ) -> None:
         super().__init__()
         self.transform = transform
@@ -118,7 +104,10 @@ class TileBatches(keras.utils.PyDataset):
         self.epoch, self.order = epoch, order[: self.used]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
-        """Images and targets, float32 (batch, size, size, 1); of a gate, (batch, 1)."""
+        """Images and targets, float32 (batch, size, size, 1).
+
+        The target of the output `"gate"` is whether there is salt, (batch, 1).
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]

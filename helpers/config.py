@@ -32,9 +32,9 @@ GPU_HINTS = {  # by a variable that only this service sets
     "COLAB_RELEASE_TAG": " (to get one: Runtime > Change runtime type > T4 GPU)",
     "KAGGLE_KERNEL_RUN_TYPE": " (to get one: Settings > Accelerator)",
 }
-KAGGLE_FOLDERS = tuple(
-    Path("/kaggle/input", folder, COMPETITION) for folder in ("", "competitions")
-)
+KAGGLE_FOLDERS = [
+    Path("/kaggle/input", above, COMPETITION) for above in ("", "competitions")
+]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ PROFILES = {
     profile.name: profile
     for profile in (  # name, main, encoders, losses, tiles
         Profile("smoke", Budget(2), Budget(1, 64, 32), Budget(2, 64, 32), 60, 12),
-        Profile("quick", Budget(18), Budget(3, 64, 320, 8), Budget(5, 64, 800, 16)),
+        Profile("quick", Budget(6), Budget(3, 64, 320, 8), Budget(5, 64, 800, 16)),
         Profile("full", Budget(None), Budget(40), Budget(40)),
     )
 }
@@ -118,11 +118,9 @@ class Settings:
 
     def describe(self) -> str:
         """Data, profile and output with their reasons, a line each."""
-        text = (
-            f"data:    {self.data} ({self.reasons[0]})\n"
-            f"profile: {self.profile.name} ({self.reasons[1]})\n"
-            f"output:  {self.output_dir}"
-        )
+        text = f"data:    {self.data} ({self.reasons[0]})\n"
+        text += f"profile: {self.profile.name} ({self.reasons[1]})\n"
+        text += f"output:  {self.output_dir}"
         return text.replace(f"{ROOT}{os.sep}", "")  # shorter, and without user names
 
 
@@ -142,13 +140,13 @@ def start() -> Settings:
 def _choose_data(wanted: str) -> tuple[Path | str, str]:
     if wanted.lower() == SYNTHETIC:
         return SYNTHETIC, "set by SALT_DATA_DIR"
-    if wanted:
-        try:
-            folder = (ROOT / Path(wanted).expanduser()).resolve(strict=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            fault = f"{wanted[:99]} does not exist, or is closed ({error})"
-            raise ValueError(f"SALT_DATA_DIR: {fault}. {ADVICE}") from error
-        return folder, "set by SALT_DATA_DIR"
+    try:
+        if wanted:
+            found = (ROOT / Path(wanted).expanduser()).resolve(strict=True)
+            return found, "set by SALT_DATA_DIR"
+    except (OSError, RuntimeError, ValueError) as error:
+        fault = f"{wanted[:99]} does not exist, or is closed ({error})"
+        raise ValueError(f"SALT_DATA_DIR: {fault}. {ADVICE}") from error
     for folder in (ROOT / "data" / "tgs", *KAGGLE_FOLDERS):
         if folder.is_dir():
             return folder, "found there"
@@ -159,9 +157,8 @@ def _choose_profile(wanted: str, data: Path | str) -> tuple[str, str]:
     if wanted in PROFILES:
         return wanted, "set by SALT_PROFILE"
     if wanted:
-        raise ValueError(
-            f"SALT_PROFILE: {wanted!r} must be one of {', '.join(PROFILES)}"
-        )
+        known = ", ".join(PROFILES)
+        raise ValueError(f"SALT_PROFILE: {wanted!r} must be one of {known}")
     if not accelerator():
         return "quick", "no accelerator"
     if data == SYNTHETIC:

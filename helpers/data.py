@@ -4,6 +4,7 @@
 - Masks are 16-bit with values 0 and 65535, or 8-bit if empty: salt is `> 0`.
 - Ids such as `8e13060816` look like numbers, but are read as text.
 - In `train.csv`, an empty field is an empty mask, not a missing value.
+- What is missing, damaged or contradictory is a `DataError` with the remedy.
 """
 
 import hashlib
@@ -30,7 +31,6 @@ from helpers.utils import files, tables
 from helpers.utils.files import DataError, File, atomic_write, find_file
 
 ID_TABLES = {"train": "train.csv", "test": "sample_submission.csv"}
-CUT = "has lost its zeros, as in a spreadsheet"
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,7 @@ def make_folds(
     Tiles of one section share a fold: neighbors of training tiles are easy to predict.
 
     Args:
-        tiles: labelled `Tiles`, from at least k sections.
-        k: number of folds.
-        seed: integer; equal arguments give equal folds.
+        tiles, k, seed: equal arguments give equal folds.
         by: what to balance: `"coverage"` (see `coverage_class`), `"depth"`, `"type"`
             (see `mask_type`), or several of them joined by `+`.
 
@@ -102,16 +100,14 @@ def make_folds(
     if tiles.masks is None or len(np.unique(sections)) < k:
         raise ValueError(f"{k} folds need tiles with masks, from {k} sections or more")
     rank = np.argsort(np.argsort(tiles.depths, kind="stable"), kind="stable")
-    parts = 10 if by == "depth" else 3
-    keys = {"coverage": coverage_class(tiles.coverage)}
-    keys |= {"depth": rank * parts // len(rank), "type": mask_type(tiles.masks)}
-    if not set(names := by.split("+")) <= set(keys):
+    depth = rank * (10 if by == "depth" else 3) // len(rank)
+    keys = {"coverage": coverage_class(tiles.coverage), "depth": depth}
+    keys["type"] = mask_type(tiles.masks)
+    if not {*by.split("+")} <= {*keys}:
         raise ValueError(f"by={by!r} is not made of {', '.join(keys)} and +")
-    table = np.stack([keys[name] for name in names], axis=1)
-    _, strata, counts = np.unique(
-        table, axis=0, return_inverse=True, return_counts=True
-    )
-    strata = strata * (counts.max() >= k)  # else there are too few tiles to balance
+    table = np.stack([keys[name] for name in by.split("+")], axis=1)
+    _, strata = np.unique(table, axis=0, return_inverse=True)
+    strata *= np.bincount(strata).max() >= k  # else there are too few tiles to balance
     folds = np.empty(len(tiles), int)
     splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # rare strata
@@ -121,16 +117,12 @@ def make_folds(
 
 
 def load_tiles(settings: Settings) -> Tiles:
-    """Read the labelled tiles in the order of `train.csv`; the profile may limit them.
-
-    Raises:
-        DataError: for a missing, damaged or repeated tile, or a mask unlike its RLE.
-    """
+    """Read the tiles of `train.csv`, in its order; the profile may limit them."""
     return _load(settings, "train", settings.profile.train_tiles)
 
 
 def load_test_tiles(settings: Settings) -> Tiles:
-    """Read the test tiles in the order of `sample_submission.csv`, without masks."""
+    """Read those of `sample_submission.csv`, in its order, without masks."""
     return _load(settings, "test", settings.profile.test_tiles)
 
 
@@ -168,11 +160,7 @@ def open_data(settings: Settings) -> dict[str, File]:
 
 
 def read_table(index: Mapping[str, File], name: str, column: str) -> pd.DataFrame:
-    """Read a csv file with `id` and another column as text; an empty field is `""`.
-
-    Raises:
-        DataError: if it is missing or damaged; see `tables.parse`.
-    """
+    """Read a csv file with `id` and another column as text; an empty field is `""`."""
     file = find_file(index, name)
     return tables.parse(file.read(), file.where, column, "fetch it again")
 
@@ -181,12 +169,8 @@ def _read_list(index: Mapping[str, File], split: str) -> pd.DataFrame:
     """Read which tiles there are, with RLE and depth `z`; all files must agree."""
     table, folder = read_table(index, ID_TABLES[split], "rle_mask"), f"{split}/images/"
     ids, fault = {*table["id"]}, ""
-    own = {key.removeprefix(folder) for key in index if key.startswith(folder)}
-    stored = own | {key[7:] for key in index if key.startswith("images/")}
-    if cut := (ids - stored) & {image.lstrip("0") for image in stored}:
-        fault = f"id {min(cut)} {CUT}"
-    elif lost := own - ids:
-        fault = f"has no row for image {min(lost)!r}"
+    if lost := {key[len(folder) :] for key in index if key.startswith(folder)} - ids:
+        fault = f"has no row for image {min(lost)!r} (has a spreadsheet cut its zeros?)"
     elif split == "test" and "train.csv" in index:
         if both := ids & {*read_table(index, "train.csv", "rle_mask")["id"]}:
             fault = f"tile {min(both)} is a training tile too"
@@ -194,8 +178,7 @@ def _read_list(index: Mapping[str, File], split: str) -> pd.DataFrame:
         where = find_file(index, ID_TABLES[split]).where
         raise DataError(f"{where}: {fault}: fetch it again")
     for part in ("images", "masks") if split == "train" else ("images",):
-        for tile in table["id"]:
-            find_file(index, f"{split}/{part}/{tile}")
+        table[part] = [find_file(index, f"{split}/{part}/{x}") for x in table["id"]]
     return table.assign(z=_numbers(index, "depths.csv", "z", table["id"]))
 
 
@@ -206,13 +189,11 @@ def _load(settings: Settings, split: str, limit: int | None) -> Tiles:
     if train:
         rows = table.sample(len(rows), random_state=settings.seed).sort_index()
     ids, depths = rows["id"].to_numpy(str), rows["z"].to_numpy()
-    image_files = [find_file(index, f"{split}/images/{name}") for name in ids]
-    mask_files = [find_file(index, f"train/masks/{name}") for name in ids if train]
     with ThreadPoolExecutor() as pool:
-        images = np.array([*pool.map(_read, image_files)])
-        masks = np.array([*pool.map(_read, mask_files, rows["rle_mask"])])
-    if not train:
-        return Tiles(ids, images, None, depths)
+        images = np.array([*pool.map(_read, rows["images"])])
+        if not train:
+            return Tiles(ids, images, None, depths)
+        masks = np.array([*pool.map(_read, rows["masks"], rows["rle_mask"])])
     if "sections.csv" in index:  # of synthetic tiles
         sections = _numbers(index, "sections.csv", "section", rows["id"])
     else:
@@ -223,15 +204,13 @@ def _load(settings: Settings, split: str, limit: int | None) -> Tiles:
 def _numbers(index: Mapping, name: str, column: str, ids: pd.Series) -> np.ndarray:
     """Read a column of a csv file: int (n,), in the order of the ids."""
     known = read_table(index, name, column).set_index("id")[column]
-    texts = known.reindex(ids)
-    if (wrong := ~texts.str.fullmatch(r"[0-9]{1,6}(\.0*)?", na=False)).any():
-        tile = texts.index[wrong][0]
-        text, cut = known.get(tile, "missing"), tile.lstrip("0")
-        fault = f"{column} of tile {tile} is {text!r:.40}, not 0 to 999999"
-        if tile not in known and cut in known:
-            fault = f"id {cut} {CUT}"
-        where = find_file(index, name).where
-        raise DataError(f"{where}: {fault}: fetch it again")
+    texts = known.reindex(ids, fill_value="missing")
+    if (wrong := ~texts.str.fullmatch(r"[0-9]{1,6}(\.0*)?")).any():
+        fault = (
+            f"{column} of tile {texts.index[wrong][0]} is {texts[wrong].iloc[0]!r:.40}"
+        )
+        remedy = "not 0 to 999999 (has a spreadsheet cut its zeros?): fetch it again"
+        raise DataError(f"{find_file(index, name).where}: {fault}, {remedy}")
     return texts.astype(float).to_numpy(int)
 
 
@@ -243,8 +222,7 @@ def _read(file: File, rle: str | None = None) -> np.ndarray:
         if kind != b"\x89PNG":
             raise ValueError("not a PNG image")
         if (height, width) != (TILE, TILE):  # noticed before gigabytes are unpacked
-            shape = f"({height}, {width})"
-            raise ValueError(f"has shape {shape}, expected ({TILE}, {TILE})")
+            raise ValueError(f"has shape {height, width}, expected {TILE, TILE}")
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             pixels = np.asarray(image if bits > 8 else image.convert("RGBA"))
         channels = pixels.reshape(TILE, TILE, -1)[..., :3]  # drops transparency
@@ -284,9 +262,8 @@ def download(folder: Path | str = ROOT / "data" / "tgs") -> Path:
 HOW_TO_DOWNLOAD = """The download failed: {error}
 1. With a free Kaggle account, accept the rules ("Late Submission") at
    https://www.kaggle.com/c/tgs-salt-identification-challenge/rules.
-2. Settings > API > Generate New Token; save it as ~/.kaggle/access_token, or as
-   KAGGLE_API_TOKEN: a variable, or a secret in Colab (the key symbol on the left).
-   An older kaggle.json in ~/.kaggle, or its KAGGLE_USERNAME and KAGGLE_KEY, works too.
+2. Settings > API > Generate New Token; save it as ~/.kaggle/access_token, or as the
+   variable, or secret in Colab, KAGGLE_API_TOKEN. An older kaggle.json works too.
 3. pip install -U kagglehub, restart the kernel, and call data.download() again.
-Or put the zip from the competition's Data page into {folder}.
+Or put the zip of the competition's Data page into {folder}.
 Or set SALT_DATA_DIR=synthetic, which needs no data."""

@@ -33,8 +33,8 @@ SKIP_LAYERS = {  # {application: {last layer before each halving: its stride}}
         f"conv_pw_{n}_relu": 2**k for k, n in enumerate((1, 3, 5, 11, 12), start=1)
     },
     "inceptionresnetv2": {  # named by `inception.adapt`
-        "stem_activation_3": 2,
-        "stem_activation_5": 4,
+        "activation_3": 2,
+        "activation_5": 4,
         "block35_10_ac": 8,
         "block17_20_ac": 16,
         "conv_7b_ac": 32,
@@ -58,26 +58,23 @@ def build_encoder(
 ) -> keras.Model:
     """Build an encoder.
 
-    Feature maps have the strides 1, 2, 4, 8, 16 (scratch, VGG) or 2, 4, 8, 16, 32;
-    `stem_stride=1` keeps small tiles large: 1, 2, 4, 8 (ResNet34, SE-ResNeXt) or 1, 2,
-    4, 8, 16 (Inception-ResNet-v2).
-
     Args:
         name: one of `ENCODERS`.
         input_shape: (height, width, 1), both divisible by `stride_of(name, **options)`.
         weights: `None` (random), `"imagenet"` (downloaded), `"photographs"` (of
             VGG16, see `weights.load_photographs`), or the path of a weight file:
             `.safetensors` of timm for ResNet34 and SE-ResNeXt, else Keras' `.h5`.
-        options: `stem_stride` for the names in `STRIDES`; more of `scratch`.
+        options: `stem_stride`, for the names in `STRIDES`: 1 keeps small tiles large;
+            more of `scratch`.
 
     Returns:
         A Keras model from (batch, height, width, 1), float32 in [0, 1], to the list of
-        feature maps, finest first.
+        feature maps, finest first: at strides 1, 2, 4, 8, 16 or 2, 4, 8, 16, 32.
 
     Raises:
         ValueError: for an unknown name or option, a tile of the wrong shape, or a table
             entry or weight file that does not fit.
-        OSError: if `"imagenet"` cannot be downloaded; the message says what else to do.
+        OSError: if `"imagenet"` cannot be downloaded.
     """
     stride = stride_of(name, **options)
     if tuple(input_shape[2:]) != (1,) or any(n % stride for n in input_shape[:2]):
@@ -85,14 +82,13 @@ def build_encoder(
         raise ValueError(f"{name} takes tiles of {wanted}, not {input_shape}: resize")
     if name == "scratch" and weights is not None:
         raise ValueError("scratch has no weights to load: weights=None, no --weights")
-    if name in resnet.BLOCKS and weights == "imagenet":
-        weights = weight_files.download(name)
-    file = None if weights == "imagenet" else weights
     inputs = keras.Input(input_shape, name="tile")
+    file = None if weights == "imagenet" else weights
     if name == "scratch":
         features = scratch(inputs, **options)
     elif name in resnet.BLOCKS:
         features = resnet.resnet(to_rgb(inputs), name, **options)
+        file = weight_files.download(name) if weights == "imagenet" else weights
     elif name == "inceptionresnetv2":
         published = _application(name, keras.Input((None, None, 1)), weights)
         if file is not None:
@@ -207,16 +203,12 @@ def _application(name: str, inputs: Tensor, weights: Path | str | None) -> keras
 
 def _skip_features(name: str, backbone: keras.Model, stride: int) -> list[Tensor]:
     """The outputs of an application's `SKIP_LAYERS`, checked to be a pyramid."""
-    table = f"encoders.SKIP_LAYERS[{name!r}]"
-    strides = list(SKIP_LAYERS[name].values())
-    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-        raise ValueError(f"{table}: strides must double, not {strides}")
+    table = SKIP_LAYERS[name]
     features = {layer.name: layer.output for layer in backbone.layers}
-    full, scale = backbone.input_shape[1:3], stride / strides[-1]  # or 1/2
-    for layer, value in SKIP_LAYERS[name].items():
-        if layer not in features:
-            raise ValueError(f"{table}: {backbone.name}.summary() lacks {layer!r}")
-        size = features[layer].shape[1:3]
-        if tuple(n * value * scale for n in size) != full:
-            raise ValueError(f"{table}: {layer} is {size} of {full}, not 1/{value}")
-    return [features[layer] for layer in SKIP_LAYERS[name]]
+    full = backbone.input_shape[1] * max(table.values()) / stride  # or twice the height
+    found = {x: full / features[x].shape[1] if x in features else None for x in table}
+    doubles = all(coarse == 2 * fine for fine, coarse in pairwise(table.values()))
+    if found != table or not doubles:
+        fault = f"strides must double, and in {backbone.name} they are {found}"
+        raise ValueError(f"encoders.SKIP_LAYERS[{name!r}]: {fault}")
+    return [features[layer] for layer in table]

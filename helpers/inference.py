@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import keras
 import numpy as np
@@ -46,51 +47,44 @@ def predict(
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != (TILE, TILE) or batch_size < 1:
-        given = f"{images.dtype} {images.shape} in batches of {batch_size}"
-        fault = f"images must be uint8 (n, {TILE}, {TILE}), not divided by 255"
-        raise ValueError(f"{fault}; these are {given}")
+        fault = f"images must be uint8 (n, {TILE}, {TILE}), not divided by 255; these"
+        raise ValueError(f"{fault} are {images.dtype} {images.shape} by {batch_size}")
     result = np.zeros(images.shape, np.float32)
     for start in (progress or iter)(range(0, len(images), batch_size)):
-        tiles = transform.forward(images[start : start + batch_size])
-        batch = np.zeros((batch_size, *tiles.shape[1:], 1), np.float32)  # always full:
-        batch[: len(tiles), ..., 0] = tiles / np.float32(255)  # one shape to compile
-        predicted = _predict_batch(model, batch)
+        tiles = transform.forward(images[start : start + batch_size]) / np.float32(255)
+        predicted = _predict_batch(model, tiles, batch_size)
         if tta:
-            flipped = _predict_batch(model, batch[:, :, ::-1])
+            flipped = _predict_batch(model, tiles[:, :, ::-1], batch_size)
             predicted = (predicted + flipped[:, :, ::-1]) / 2
-        result[start : start + batch_size] = transform.inverse(predicted[: len(tiles)])
+        result[start : start + batch_size] = transform.inverse(predicted)
     return result
 
 
-def _predict_batch(model: keras.Model, batch: np.ndarray) -> np.ndarray:
+def _predict_batch(model: Any, tiles: np.ndarray, batch_size: int) -> np.ndarray:
+    """Probabilities of up to `batch_size` tiles, (n, height, width) in [0, 1]."""
+    batch = np.zeros((batch_size, *tiles.shape[1:], 1), np.float32)
+    batch[: len(tiles), ..., 0] = tiles  # always full: one shape to compile
     logits = model.predict_on_batch(batch)
     logits = logits["mask"] if isinstance(logits, dict) else logits
     logits, name = np.asarray(logits, np.float32), getattr(model, "name", "the model")
     if logits.shape != batch.shape:
         raise ValueError(f"{name}: gives {logits.shape} for inputs {batch.shape}")
     if np.isnan(logits).any():
-        raise FloatingPointError(
-            f"{name}: predicts NaN: its weights are bad, train again"
-        )
-    return expit(logits[..., 0])
+        raise FloatingPointError(f"{name}: predicts NaN: train it again")
+    return expit(logits[: len(tiles), ..., 0])
 
 
 @dataclass(frozen=True)
 class PostProcess:
     """How probabilities become a mask.
 
-    Attributes:
-        threshold: pixels with a higher probability are salt.
-        min_mask_size: masks of fewer pixels are emptied.
-        min_component_size: before that, smaller components (4-connected) are removed.
-
     Raises:
         ValueError: for a threshold outside [0, 1], or NaN, and for negative sizes.
     """
 
-    threshold: float = 0.5
-    min_mask_size: int = 0
-    min_component_size: int = 0
+    threshold: float = 0.5  # pixels with a higher probability are salt
+    min_mask_size: int = 0  # masks of fewer pixels are emptied
+    min_component_size: int = 0  # before that, smaller components are removed
 
     def __post_init__(self) -> None:
         sizes = self.min_mask_size, self.min_component_size
@@ -149,11 +143,9 @@ def cross_fit(
 ) -> tuple[PostProcess, np.ndarray]:
     """Choose a `PostProcess`, and estimate its score without bias.
 
-    Each half of the tiles is scored with the choice that is best on the other half.
-
     Args:
         masks, probabilities: (n, height, width), of tiles that were not trained on.
-        seed: of the split.
+        seed: of a split; each half is scored with the best choice for the other half.
 
     Returns:
         `(post_process, scores)`: the choice made on all tiles, and float (n,).
@@ -184,8 +176,7 @@ def bootstrap_ci(scores: ArrayLike) -> tuple[float, float]:
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
         raise ValueError("an interval needs scores (n,), at least one, and all numbers")
     means = [rng.choice(scores, len(scores)).mean() for _ in range(2000)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def predict_section(
@@ -195,10 +186,7 @@ def predict_section(
     scale: float | tuple[float, float] = 1.0,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Predict the probability of salt in a section of any size.
-
-    Windows that overlap by half are predicted and blended. The section is stretched to
-    gray levels as a whole: in a window of salt alone the noise would look like beds.
+    """Predict the probability of salt in a section, in windows that overlap by half.
 
     Args:
         model, transform, batch_size: see `predict`.
@@ -214,8 +202,8 @@ def predict_section(
     """
     section, zoom = np.asarray(section), np.ones(2) * scale
     if section.ndim != 2 or not section.size or not 0 < zoom.min() <= zoom.max() < 99:
-        fault = f"these are {section.shape} and {scale}"
-        raise ValueError(f"needs (samples, traces) and a positive scale; {fault}")
+        given = f"these are {section.shape} and {scale}"
+        raise ValueError(f"needs (samples, traces) and a positive scale; {given}")
     levels, live = _gray_levels(section)
     if transform.mode == "resize":
         zoom *= transform.size / TILE
@@ -229,9 +217,9 @@ def predict_section(
     total, weights = np.zeros((2, *image.shape), np.float32)
     for start in range(0, len(places), batch_size):
         chosen = places[start : start + batch_size]
-        batch = np.zeros((batch_size, size, size, 1), np.float32)  # one shape, as above
-        batch[: len(chosen), ..., 0] = [image[place] for place in chosen]
-        for place, window in zip(chosen, _predict_batch(model, batch), strict=False):
+        windows = np.stack([image[place] for place in chosen])
+        predicted = _predict_batch(model, windows, batch_size)
+        for place, window in zip(chosen, predicted, strict=True):
             total[place] += weight * window
             weights[place] += weight
     blended = (total / weights)[: shape[0], : shape[1]]
@@ -240,11 +228,12 @@ def predict_section(
 
 def _gray_levels(section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Levels, float32 in [0, 1], and where there is anything, bool."""
+    # Not window by window: in one of salt alone the noise would look like beds.
     live = np.isfinite(section)
     levels = np.where(live, section, np.median(section[live]) if live.any() else 0)
     live = live & (np.ptp(levels, axis=0) > 0)
     low, high = 0.0, 255.0
-    if section.dtype != np.uint8:  # a few spikes would leave no contrast to the rest
-        low, high = np.quantile(levels[live], (0.001, 0.999)) if live.any() else (0, 1)
+    if section.dtype != np.uint8 and live.any():  # spikes leave no contrast to the rest
+        low, high = np.quantile(levels[live], (0.001, 0.999))
     levels = (levels - low) / max(high - low, 1e-30)
     return levels.clip(0, 1).astype(np.float32), live

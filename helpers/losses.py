@@ -36,14 +36,13 @@ class DiceLoss(Loss):
     """Soft Dice loss, 1 - (2 I + s) / (A + B + s).
 
     I is the sum of label x probability; A and B are the sums of the labels and of the
-    probabilities. Thanks to the smoothing term s, an empty mask that is predicted empty
-    costs nothing.
+    probabilities.
 
     Args:
         per_image: average the loss of each image. Otherwise the batch counts as one
             image, in which large salt bodies outweigh small ones.
-        smooth: the smoothing term s, in pixels. With 0, an empty mask that is predicted
-            empty costs 1, like any other prediction for it.
+        smooth: s, in pixels. Thanks to it, an empty mask that is predicted empty costs
+            nothing; with 0 it costs 1, like any other prediction for it.
     """
 
     def __init__(self, per_image: bool = False, smooth: float = 1.0, **kwargs: Any):
@@ -80,8 +79,6 @@ def lovasz_hinge(y_true: Tensor, y_pred: Tensor, activation: str = "relu") -> Te
 
     Raises:
         ValueError: for any other activation.
-
-    Source: Berman, Triki, Blaschko, 2018, https://arxiv.org/abs/1705.08790
     """
     if activation not in ("relu", "elu"):
         raise ValueError(f"activation must be 'relu' or 'elu', not {activation!r}")
@@ -120,17 +117,10 @@ class LovaszHinge(Loss):
         activation: `"relu"` or `"elu"`.
         per_image: average the loss of each image, as the competition scores. Otherwise
             the batch counts as one image.
-        symmetric: average with the loss of the complement (labels and logits inverted),
-            so that salt and sediment play the same role.
+        symmetric: average with the loss of the complement (labels and logits inverted).
     """
 
-    def __init__(
-        self,
-        activation: str = "relu",
-        per_image: bool = True,
-        symmetric: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, activation="relu", per_image=True, symmetric=False, **kwargs):
         super().__init__(**{"name": "lovasz_hinge", **kwargs})
         self.activation, self.per_image = activation, per_image
         self.symmetric = symmetric
@@ -152,20 +142,16 @@ class WeightedSum(Loss):
     """Weighted sum, for example `WeightedSum([LovaszHinge(), DiceLoss()], [0.8, 0.2])`.
 
     Raises:
-        ValueError: if there are not as many weights as losses, or their sum is not
-            positive.
+        ValueError: unless there are as many weights as losses, with a positive sum.
     """
 
-    def __init__(
-        self, losses: Sequence[Loss], weights: Sequence[float], **kwargs: Any
-    ) -> None:
+    def __init__(self, losses: Sequence, weights: Sequence, **kwargs: Any) -> None:
         super().__init__(**{"name": "weighted_sum", **kwargs})
-        if len(losses) != len(weights):
-            raise ValueError(f"{len(losses)} losses need as many weights: {weights}")
         self.losses = [keras.losses.get(loss) for loss in losses]  # or their configs
         self.weights = [float(weight) for weight in weights]
-        if not 0 < sum(self.weights) < float("inf"):
-            raise ValueError(f"weights must have a positive sum, not {self.weights}")
+        if len(losses) != len(weights) or not 0 < sum(self.weights) < float("inf"):
+            fault = f"{len(losses)} losses need as many weights, of a positive sum"
+            raise ValueError(f"{fault}, not {self.weights}")
 
     def call(self, y_true, y_pred):
         terms = zip(self.weights, self.losses, strict=True)
@@ -178,6 +164,7 @@ class WeightedSum(Loss):
 
 _bce = partial(keras.losses.BinaryCrossentropy, from_logits=True, name="bce")
 _focal = partial(keras.losses.BinaryFocalCrossentropy, from_logits=True, name="focal")
+JAIN = (0.7, 0.15, 0.15)
 LOSSES: dict[str, Callable[[], Loss]] = {
     "bce": _bce,
     "focal": partial(_focal, apply_class_balancing=True),
@@ -186,9 +173,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "dice+0.2bce": lambda: WeightedSum([DiceLoss(), _bce()], [1.0, 0.2]),
     "lovasz": LovaszHinge,
     "lovasz-elu": lambda: LovaszHinge(activation="elu"),
-    "jain-mix": lambda: WeightedSum(
-        [LovaszHinge(), _bce(), DiceLoss()], [0.7, 0.15, 0.15]
-    ),
+    "jain-mix": lambda: WeightedSum([LovaszHinge(), _bce(), DiceLoss()], JAIN),
 }
 
 

@@ -33,9 +33,6 @@ def precision_per_image(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     Returns:
         float64 (n,), multiples of 0.1. Both masks empty: 1; one of them empty: 0.
 
-    Raises:
-        ValueError: if the shapes are wrong or differ, or the values are not masks.
-
     Example:
         >>> truth, guess = np.zeros((1, 4, 4), bool), np.zeros((1, 4, 4), bool)
         >>> truth[0, :2], guess[0, :3] = True, True  # IoU 8/12
@@ -59,10 +56,7 @@ def mean_precision(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def iou(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
-    """Intersection over union of each tile, as `precision_per_image` takes them.
-
-    Returns float64 (n,). Both masks empty: 1; one of them empty: 0.
-    """
+    """Intersection over union, float64 (n,), arguments as in `precision_per_image`."""
     intersection, union = _counts(y_true, y_pred)
     return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
 
@@ -77,16 +71,22 @@ def _counts(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarra
     return intersection, np.count_nonzero(y_true | y_pred, axis=(1, 2))
 
 
-class _TileMean(keras.metrics.Mean):
-    """Mean over tiles, exact over an epoch whose last batch is shorter."""
+@keras.saving.register_keras_serializable("salt")
+class CompetitionScore(keras.metrics.Mean):
+    """`mean_precision` as a Keras metric on logits (batch, height, width, 1).
 
-    default_name = ""
+    It is exact over an epoch whose last batch is shorter. A tile with a NaN scores 0.
 
-    def __init__(self, transform: ResizeOrPad | dict | None = None, **kwargs: Any):
+    Args:
+        transform: the network's, to score native tiles; else every pixel counts.
+    """
+
+    default_name = "score"
+
+    def __init__(self, transform: Any = None, **kwargs: Any) -> None:
         super().__init__(**{"name": self.default_name, **kwargs})
-        if isinstance(transform, dict):
-            transform = ResizeOrPad(**transform)
-        self.transform = transform
+        from_config = isinstance(transform, dict)
+        self.transform = ResizeOrPad(**transform) if from_config else transform
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         truth, guess = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
@@ -99,34 +99,22 @@ class _TileMean(keras.metrics.Mean):
         truth, guess = truth > 0.5, guess > 0
         intersection = ops.sum(ops.cast(truth & guess, "int32"), axis=(1, 2, 3))
         union = ops.sum(ops.cast(truth | guess, "int32"), axis=(1, 2, 3))
-        values = self._per_tile(intersection, union)
-        values = ops.where(union == 0, 1.0, values)
+        values = ops.where(union == 0, 1.0, self._per_tile(intersection, union))
         super().update_state(ops.where(lost, 0.0, values))
-
-    def get_config(self):
-        transform = self.transform and asdict(self.transform)
-        return {**super().get_config(), "transform": transform}
-
-
-@keras.saving.register_keras_serializable("salt")
-class CompetitionScore(_TileMean):
-    """`mean_precision` as a Keras metric on logits (batch, height, width, 1).
-
-    Pass the network's `transform` to score native tiles; otherwise every pixel counts.
-    A tile with a NaN logit scores 0.
-    """
-
-    default_name = "score"
 
     def _per_tile(self, intersection, union):
         steps = ops.convert_to_tensor(STEPS, "int32")
         exceeded = 20 * intersection[:, None] > steps * union[:, None]
         return ops.mean(ops.cast(exceeded, "float32"), axis=1)
 
+    def get_config(self):
+        transform = self.transform and asdict(self.transform)
+        return super().get_config() | {"transform": transform}
+
 
 @keras.saving.register_keras_serializable("salt")
-class MeanTileIoU(_TileMean):
-    """The mean of `iou` over tiles as a Keras metric; see `CompetitionScore`."""
+class MeanTileIoU(CompetitionScore):
+    """The mean of `iou` over tiles as a Keras metric, like `CompetitionScore`."""
 
     default_name = "iou"
 

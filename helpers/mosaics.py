@@ -11,7 +11,6 @@ from scipy.sparse.csgraph import connected_components
 
 MIN_CORRELATION = 0.7  # of touching edges
 MIN_MARGIN = 0.2  # between the best and the second best match, so that few are wrong
-BLOCK = 2048  # tiles compared at a time
 
 
 def find_neighbors(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,27 +41,14 @@ def _describe(last: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 def _find_right(images: np.ndarray) -> np.ndarray:
     """Pairs that are each other's best match, with a margin: int (pairs, 2)."""
+    if len(images) < 2:
+        return np.zeros((0, 2), int)
     ends = _describe(images[:, :, -1], images[:, :, -2])
-    starts = _describe(images[:, :, 0], images[:, :, 1])
-    start, best, second_best = _best(ends, starts)
-    end, _, rival = _best(starts, ends)
-    tiles = np.arange(len(ends))
-    margin = best - np.maximum(second_best, rival[start]).clip(0)
+    similar = ends @ _describe(images[:, :, 0], images[:, :, 1]).T
+    np.fill_diagonal(similar, -1)  # a tile is not its own neighbor
+    second, best = np.partition(similar, -2, axis=1)[:, -2:].T
+    rival = np.partition(similar, -2, axis=0)[-2]  # for the other tile
+    start, end, tiles = similar.argmax(1), similar.argmax(0), np.arange(len(images))
+    margin = best - np.maximum(second, rival[start]).clip(0)
     kept = (best > MIN_CORRELATION) & (margin > MIN_MARGIN) & (end[start] == tiles)
     return np.stack([tiles[kept], start[kept]], axis=1)
-
-
-def _best(edges: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Position and correlation of each edge's best match, and of the second best."""
-    where = np.zeros(len(edges), int)
-    best, second = np.zeros((2, len(edges)), np.float32)
-    for begin in range(0, len(edges), BLOCK):  # all at once they need gigabytes
-        part = slice(begin, begin + BLOCK)
-        similar = edges[part] @ others.T
-        rows = np.arange(len(similar))
-        similar[rows, begin + rows] = -1  # a tile is not its own neighbor
-        where[part] = similar.argmax(axis=1)
-        best[part] = similar[rows, where[part]]
-        similar[rows, where[part]] = -1
-        second[part] = similar.max(axis=1)
-    return where, best, second

@@ -25,6 +25,7 @@ from helpers.inference import THRESHOLDS, PostProcess, score_grid
 from helpers.metrics import precision_per_image
 
 TRUTH, GUESS = "#0072b2", "#e69f00"  # blue, orange; Okabe and Ito 2008
+BARE: dict[str, Any] = {"xticks": [], "yticks": []}  # axes without numbers
 LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
 MARKERS = "os^Dv<>P*X"
 
@@ -38,6 +39,11 @@ def use_style() -> None:
     plt.rc("axes.spines", top=False, right=False)
     plt.rc("image", cmap="gray", interpolation="nearest")
     plt.rc("legend", frameon=False)
+
+
+def look(number: int) -> tuple[str, str]:
+    """Color and marker of one of several lines, counted from 0."""
+    return LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
 
 
 def draw_tile(axis: Axes, image: np.ndarray) -> None:
@@ -65,12 +71,9 @@ def difference(axis: Axes, truth: np.ndarray, guess: np.ndarray) -> None:
 
 
 def draw_curves(axis: Axes, histories: Mapping[str, pd.DataFrame], column: str) -> None:
-    """Draw learning curves: training dashed, validation solid, epochs counted from 1.
-
-    `histories` are DataFrames by name, see `runs.Run.history`; `column` is one of them.
-    """
+    """Draw a column of runs' `history()`: validation solid, training dashed."""
     for number, (name, table) in enumerate(histories.items()):
-        color, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
+        color, marker = look(number)
         x, y = table["epoch"] + 1, table[f"val_{column}"]
         axis.plot(x, y, marker=marker, ms=4, color=color, label=name)
         axis.plot(x, table[column], "--", color=color, alpha=0.6)
@@ -95,17 +98,15 @@ def show_curves(
 def live_curves() -> Callable[[pd.DataFrame], None]:
     """Learning curves that grow during training, for `training.fit(show=...)`.
 
-    Returns a function of a history; each call redraws the curves in the same place,
-    and does nothing in a plain script, where there is no such place.
+    Returns a function that draws a history, always in the same place.
     """
     handle = display(display_id=True)
 
     def show(history: pd.DataFrame) -> None:
-        if handle is None:
-            return
-        figure = show_curves({"this run": history})
-        handle.update(figure)
-        plt.close(figure)
+        if handle is not None:  # as in a plain script
+            figure = show_curves({"this run": history})
+            handle.update(figure)
+            plt.close(figure)
 
     return show
 
@@ -132,10 +133,7 @@ def show_section(
     probabilities: np.ndarray | None = None,
     truth: np.ndarray | None = None,
 ) -> Figure:
-    """A section in gray, predicted salt in orange, true salt outlined in blue.
-
-    All arrays are (rows, columns): amplitudes, probabilities of salt, and a mask.
-    """
+    """A section in gray, predicted salt in orange, true salt outlined in blue."""
     figure, axis = plt.subplots(figsize=(8.4, 8.4 * len(seismic) / seismic.shape[1]))
     limit = np.percentile(np.abs(seismic), 98)
     axis.imshow(seismic, vmin=-limit, vmax=limit)
@@ -163,7 +161,7 @@ def show_pictures(
         axis.imshow(picture, **options)
         if truth is not None:
             outline(axis, truth, TRUTH)
-        axis.set(title=title, xticks=[], yticks=[])
+        axis.set(title=title, **BARE)
     return figure
 
 
@@ -177,7 +175,9 @@ def show_predictions(
     masks = post_process(probabilities)
     scores = precision_per_image(tiles.masks, masks)
     size = (8.4, 2.05 * len(tiles) + 0.4)
-    figure, axes = plt.subplots(len(tiles), 4, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(
+        len(tiles), 4, figsize=size, squeeze=False, subplot_kw=BARE
+    )
     for row, axis in enumerate(axes):
         draw_tile(axis[0], tiles.images[row])
         draw_tile(axis[1], tiles.images[row])
@@ -186,8 +186,6 @@ def show_predictions(
         difference(axis[3], tiles.masks[row], masks[row])
         axis[0].set_title(f"{tiles.ids[row]}, {tiles.depths[row]} ft", fontsize=9)
         axis[3].set_title(f"score {scores[row]:.1f}", fontsize=9)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
     axes[0, 1].set_title("truth")
     axes[0, 2].set_title("probability of salt")
     colors = {"missed": TRUTH, "false salt": GUESS}

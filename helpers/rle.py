@@ -17,14 +17,10 @@ def as_mask(array: ArrayLike) -> np.ndarray:
         ValueError: for other values, such as probabilities, gray levels and NaN.
     """
     array = np.asarray(array)
-    if array.dtype == bool:
-        return array
-    if array.dtype.kind in "iuf" and ((array == 0) | (array == 1)).all():
+    if array.dtype.kind in "biuf" and ((array == 0) | (array == 1)).all():
         return array == 1
-    raise ValueError(
-        f"a mask holds booleans, or 0 and 1, not other values ({array.dtype}): apply a "
-        "threshold first, e.g. `p > 0.5` to probabilities, `mask > 0` to gray levels"
-    )
+    remedy = "apply a threshold: `p > 0.5` to probabilities, `mask > 0` to gray levels"
+    raise ValueError(f"a mask holds booleans, or 0 and 1, not {array.dtype}: {remedy}")
 
 
 def rle_encode(mask: ArrayLike) -> str:
@@ -40,8 +36,7 @@ def rle_encode(mask: ArrayLike) -> str:
     mask = as_mask(mask)
     if mask.ndim != 2:
         raise ValueError(f"a mask has shape (height, width), this array {mask.shape}")
-    pixels = mask.ravel(order="F")
-    edges = np.flatnonzero(np.diff(pixels, prepend=False, append=False))
+    edges = np.flatnonzero(np.diff(mask.ravel("F"), prepend=False, append=False))
     runs = np.stack([edges[::2] + 1, edges[1::2] - edges[::2]], axis=1)
     return " ".join(map(str, runs.ravel().tolist()))
 
@@ -57,12 +52,9 @@ def rle_decode(text: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
         >>> rle_decode("1 2 4 1", shape=(2, 2)).astype(int).tolist()
         [[1, 0], [1, 1]]
     """
-    if not isinstance(text, str):
-        raise ValueError(
-            f"an RLE is a string, not {text!r:.40}: "
-            "use pd.read_csv(keep_default_na=False)"
-        )
     shown = f"RLE {text!r:.40}"
+    if not isinstance(text, str):
+        raise ValueError(f"{shown}: no string: use pd.read_csv(keep_default_na=False)")
     tokens = text.split()
     if not text.isascii() or not all(x.isdigit() and len(x) < 19 for x in tokens):
         raise ValueError(f"{shown}: holds something other than positive integers")
@@ -71,12 +63,9 @@ def rle_decode(text: str, shape: tuple[int, int] = (101, 101)) -> np.ndarray:
     mask, end = np.zeros(shape[0] * shape[1], bool), 0
     numbers = [int(token) for token in tokens]
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
-        if start < 1 or length < 1:
-            raise ValueError(f"{shown}: run `{start} {length}` is below 1")
-        if start <= end:
-            raise ValueError(f"{shown}: run `{start} {length}` is unsorted or overlaps")
+        if start <= end or length < 1 or start + length > mask.size + 1:
+            fault = "is below 1, unsorted, overlaps, or leaves the mask"
+            raise ValueError(f"{shown}: run `{start} {length}` {fault}")
         end = start + length - 1
-        if end > mask.size:
-            raise ValueError(f"{shown}: run `{start} {length}` leaves the mask")
         mask[start - 1 : end] = True
     return mask.reshape(shape, order="F")

@@ -1,7 +1,7 @@
 """The file that Kaggle scores: one RLE mask per test tile, written and checked."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ class Summary:
     empty: int
 
     def __str__(self) -> str:
-        share = f"{self.empty / self.rows:.1%}"
-        return f"{self.path}: {self.rows} tiles, {self.empty} ({share}) without salt"
+        empty = f"{self.empty} ({self.empty / self.rows:.1%}) without salt"
+        return f"{self.path}: {self.rows} tiles, {empty}"
 
 
 def write_submission(
@@ -32,7 +32,7 @@ def write_submission(
     masks: ArrayLike,
     expected_ids: Iterable[str] | None = None,
 ) -> Summary:
-    """Write a submission, then check it.
+    """Check a submission, then write it.
 
     Args:
         path: the `.csv` file; equal masks give equal bytes.
@@ -51,14 +51,15 @@ def write_submission(
         raise ValueError(f"{path}: the name of a submission ends in .csv")
     if masks.shape != (shape := (len(ids), TILE, TILE)):
         raise ValueError(f"masks have shape {masks.shape}, not {shape}")
-    expected = set(ids if expected_ids is None else map(str, expected_ids))
-    if fault := _fault_in_ids(ids, expected):
-        raise ValueError(f"{path}: not written: {fault}")
     rows = [f"{name},{rle_encode(mask)}" for name, mask in zip(ids, masks, strict=True)]
+    content = "\n".join(["id,rle_mask", *rows, ""]).encode()
+    try:
+        summary = _check(content, path, ids if expected_ids is None else expected_ids)
+    except DataError as error:
+        raise ValueError(f"not written: {error}") from error
     with atomic_write(path) as temporary:
-        temporary.write_bytes("\n".join(["id,rle_mask", *rows, ""]).encode())
-        summary = check_submission(temporary, expected)
-    return replace(summary, path=path)
+        temporary.write_bytes(content)
+    return summary
 
 
 def check_submission(path: Path | str, expected_ids: Iterable[str]) -> Summary:
@@ -67,35 +68,32 @@ def check_submission(path: Path | str, expected_ids: Iterable[str]) -> Summary:
     Raises:
         DataError: for an unreadable file and for a wrong header, id or RLE.
     """
-    path, remedy = Path(path), "write it again"
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: unreadable ({error}): {remedy}") from error
-    table = tables.parse(content, str(path), "rle_mask", remedy)
+        raise DataError(f"{path}: unreadable ({error}): write it again") from error
+    return _check(content, Path(path), expected_ids)
+
+
+def _check(content: bytes, path: Path, expected_ids: Iterable[str]) -> Summary:
+    table = tables.parse(content, str(path), "rle_mask", "write it again")
+    ids, expected = {*table["id"]}, {*map(str, expected_ids)}
     if [*table] != ["id", "rle_mask"]:
-        raise DataError(f"{path}: header {[*table]}, not id,rle_mask: {remedy}")
-    if fault := _fault_in_ids([*table["id"]], {*map(str, expected_ids)}):
-        raise DataError(f"{path}: {fault}")
+        raise DataError(f"{path}: header {[*table]}, not id,rle_mask: write it again")
+    if lost := expected - ids:
+        fault = f"{len(lost)} tiles are missing, e.g. {min(lost)}"
+        raise DataError(f"{path}: {fault}: predict them too")
+    if unknown := ids - expected:
+        fault = f"{len(unknown)} ids are not test tiles, e.g. {min(unknown)}"
+        raise DataError(f"{path}: {fault}: drop them")
     for name, rle in table.itertuples(index=False):
         try:
             rle_decode(rle)
         except ValueError as error:
-            raise DataError(f"{path}: tile {name}: {error}: {remedy}") from error
+            raise DataError(f"{path}: tile {name}: {error}: write it again") from error
     return Summary(path, len(table), int((table["rle_mask"].str.strip() == "").sum()))
 
 
 def empty_constant(masks: ArrayLike, constant: ArrayLike) -> np.ndarray:
     """Copy masks (n, height, width), emptied where `constant`, bool (n,), is true."""
     return np.where(np.asarray(constant)[:, None, None], False, masks)
-
-
-def _fault_in_ids(ids: list[str], expected: set[str]) -> str:
-    """What is wrong with these ids, or `""`."""
-    if fault := tables.fault_in_ids(ids):
-        return f"{fault}: give every tile one row"
-    if lost := expected - {*ids}:
-        return f"{len(lost)} tiles are missing, e.g. {min(lost)}: predict them too"
-    if unknown := {*ids} - expected:
-        return f"{len(unknown)} ids are not test tiles, e.g. {min(unknown)}: drop them"
-    return ""

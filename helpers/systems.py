@@ -10,12 +10,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
+import keras
 import numpy as np
 import pandas as pd
 
 from helpers.augmentation import Augmentation
 from helpers.batches import ResizeOrPad
 from helpers.config import Budget
+from helpers.unet import build_unet
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Network:
     deep_supervision: bool = False
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of `build_unet` that are not `None`: dict."""
+        """The keyword arguments of `build_unet` that are not `None`."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -204,6 +206,7 @@ def _olsen(depth: int, published: str) -> System:
     )
 
 
+_MUON: Any = {"optimizer": "muon", "weight_decay": 0.01}
 _VGG = ("block1", "block2", "block3", "block4")
 _RESNET = ("stem", "layer1", "layer2", "layer3")
 
@@ -212,8 +215,14 @@ _ALL = (
         name="salt-net",
         title="Our default: residual U-Net at half size, Lovasz at the end",
         source="this repository",
-        network=Network(filters=16, depth=4, blocks=2, stem_stride=2, residual=True),
-        stages=(Stage("bce+dice", 120), Stage("lovasz-elu", 80, 5e-4, warm_up=0)),
+        network=Network(
+            weights="geology", filters=16, depth=4, blocks=2, stem_stride=2,
+            residual=True,
+        ),
+        stages=(
+            Stage("bce+dice", 120, 0.01, **_MUON),
+            Stage("lovasz-elu", 80, 0.005, warm_up=0, **_MUON),
+        ),
         augmentation=Augmentation(
             zoom=0.1, shift=0.06, brightness=0.08, contrast=0.1, gamma=0.1
         ),
@@ -281,21 +290,42 @@ def get(name: str) -> System | Any:  # Any: an `Ensemble`
     raise ValueError(f"unknown system {name!r}; did you mean {' or '.join(near)}?")
 
 
+def load_pretrained(name: str = "salt-net") -> keras.Model:
+    """A network that is ready to use: salt-net, trained on synthetic geology alone.
+
+    Args:
+        name: of a row whose network has `weights="geology"`.
+
+    Returns:
+        A Keras model from float32 (n, 128, 128, 1) in [0, 1] to logits of the same
+        shape; `inference.predict(model, images)` pads, and gives probabilities.
+
+    Raises:
+        ValueError: for a system without such weights, or a damaged weight file.
+    """
+    system = get(name)
+    if not isinstance(system, System) or system.network.weights != "geology":
+        raise ValueError(f"{name} has no weights of its own: only {DEFAULT} has")
+    size = system.transform.size
+    return build_unet(input_shape=(size, size, 1), **system.network.options())
+
+
 def table() -> pd.DataFrame:
     """All rows side by side: DataFrame, one row per system."""
     rows = {name: _summary(row) for name, row in SYSTEMS.items()}
     return pd.DataFrame.from_dict(rows, "index").fillna("").rename_axis("system")
 
 
-def _summary(row: System | Ensemble) -> dict[str, Any]:
+def _summary(row: System | Ensemble) -> dict[str, str]:
     """One line of the table."""
     if isinstance(row, Ensemble):
         mean = " + ".join(f"{weight:g} {name}" for name, weight in row.members)
         return {"network": mean, "published": row.published}
     parts = ("residual", "center_block", "dilations", "scse", "hypercolumn", "gate")
-    parts = [x for x in (*parts, "deep_supervision") if getattr(row.network, x)]
     return {
-        "network": " + ".join([row.network.encoder, *parts]),
+        "network": " + ".join(
+            [row.network.encoder, *(x for x in parts if getattr(row.network, x))]
+        ),
         "losses": ", then ".join(stage.loss for stage in row.stages),
         "epochs": str(row.epochs),
         "batch": str(row.batch_size),

@@ -16,6 +16,7 @@ from keras import layers
 
 from helpers.backbones.layers import MOMENTUM, BatchNorm
 from helpers.backbones.resnet import squeeze_excite
+from helpers.backbones.weights import load_geology
 from helpers.encoders import build_encoder, conv_block
 from helpers.utils.hardware import Tensor
 
@@ -45,7 +46,8 @@ def build_unet(
     Args:
         encoder: name of the encoder, see `encoders.build_encoder`.
         input_shape: (height, width, 1), divisible by the last stride of the encoder.
-        weights: of the encoder: `None`, `"imagenet"` or the path of a weight file.
+        weights: of the encoder, see `encoders.build_encoder`; or of all of salt-net:
+            `"geology"`, learned from synthetic tiles.
         classes: 1 for salt or not; 2 or more for exclusive classes (softmax).
         decoder_filters: of each stage, coarsest first; by default as its skip, <= 512.
         residual, dropout: residual blocks, and the dropout rate, in decoder and scratch
@@ -73,7 +75,6 @@ def build_unet(
 
     Raises:
         ValueError: for a bad name, option, size, stride or weight file.
-        OSError: if `"imagenet"` cannot be downloaded.
 
     Example:
         >>> build_unet("scratch", (128, 128, 1), filters=8, depth=4).output_shape
@@ -83,7 +84,8 @@ def build_unet(
         options = {"residual": residual, "dropout": dropout, **options}
 
     # Encoder: feature maps from fine to coarse.
-    backbone = build_encoder(encoder, input_shape, weights, **options)
+    own = None if weights == "geology" else weights
+    backbone = build_encoder(encoder, input_shape, own, **options)
     _freeze(backbone, frozen)
     *skips, x = backbone.outputs
     if center_block:
@@ -126,7 +128,10 @@ def build_unet(
         for n, stage in enumerate(stages[-2:0:-1], start=1):
             outputs[f"deep_{n}"] = _logits(stage, classes, height, f"deep_{n}")
     result = outputs if len(outputs) > 1 else outputs["mask"]
-    return keras.Model(backbone.input, result, name=f"unet_{encoder}")
+    model = keras.Model(backbone.input, result, name=f"unet_{encoder}")
+    if weights == "geology":
+        load_geology(model)
+    return model
 
 
 def decoder_block(
@@ -165,10 +170,7 @@ def upsample(
 
 
 def scse_block(x: Tensor, name: str) -> Tensor:
-    """Concurrent spatial and channel squeeze and excitation (arXiv:1803.02579).
-
-    Scales every channel and every pixel by a gate of its own; the shape stays the same.
-    """
+    """Scale each channel and each pixel by a gate of its own (arXiv:1803.02579)."""
     by_channel = squeeze_excite(x, 2, f"{name}_channel")
     pixel_gate = layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_pixel")(x)
     by_pixel = layers.Multiply(name=f"{name}_by_pixel")([x, pixel_gate])
@@ -182,11 +184,10 @@ def aspp(x: Tensor, filters: int, dilations: Sequence[int]) -> Tensor:
     """
     widths = [filters // len(dilations)] * len(dilations)
     widths[0] += filters % len(dilations)
-    options = {"padding": "same", "use_bias": False}
-    branches = [
-        layers.Conv2D(width, 3, dilation_rate=n, name=f"aspp_{n}", **options)(x)
-        for width, n in zip(widths, dilations, strict=True)
-    ]
+    branches = []
+    for width, n in zip(widths, dilations, strict=True):
+        options = {"dilation_rate": n, "use_bias": False, "name": f"aspp_{n}"}
+        branches.append(layers.Conv2D(width, 3, padding="same", **options)(x))
     x = layers.Concatenate(name="aspp_join")(branches)
     x = BatchNorm(momentum=MOMENTUM, name="aspp_bn")(x)
     return layers.ReLU(name="aspp_relu")(x)
@@ -220,8 +221,8 @@ def _hypercolumn(x: Tensor, stages: list[Tensor], strides: Sequence[int]) -> Ten
 def _logits(x: Tensor, classes: int, height: int, name: str) -> Tensor:
     """A 1 x 1 convolution to the logits, enlarged to full size."""
     x = layers.Conv2D(classes, 1, dtype=LOGITS_DTYPE, name=name)(x)
-    options = {"interpolation": "bilinear", "dtype": LOGITS_DTYPE}
     if (size := height // x.shape[1]) > 1:
+        options = {"interpolation": "bilinear", "dtype": LOGITS_DTYPE}
         x = layers.UpSampling2D(size, name=f"{name}_full", **options)(x)
     return x
 

@@ -1,6 +1,7 @@
 """Train the geology weights: salt-net on fresh synthetic tiles, and on nothing else.
 
-    python tests/pretrain.py [--tiles 64000] [--out helpers/weights/salt-net.safetensors]
+    python tests/pretrain.py [--tiles 64000]
+    python tests/pretrain.py --score data/tgs
 
 Tiles are made by a process beside the training, a few thousand at a time, and seen
 once. The same command resumes an interrupted training. Two cores, about 12 minutes.
@@ -20,9 +21,7 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers.augmentation import Augmentation
-from helpers.batches import TileBatches
-from helpers.synthetic import make_tiles
+from helpers.synthetic import make_tiles  # loads no Keras: the maker stays small
 
 CHUNK = 3200  # tiles, one epoch of the log
 SEED = 14  # the course's own synthetic tiles have others
@@ -34,29 +33,63 @@ def chunk(number):
     return tiles.images, tiles.masks
 
 
-class Stream(TileBatches):
-    """Batches of a new chunk of tiles in every epoch."""
+def stream(pool, **options):
+    """Batches of a new chunk of tiles in every epoch: a `TileBatches`."""
+    from helpers.batches import TileBatches
 
-    def __init__(self, pool, *args, **options):
-        self.pool, self.waiting = pool, {}
-        super().__init__(*self.fetch(0), *args, **options)
+    class Stream(TileBatches):
+        def __init__(self, **options):
+            self.waiting = {}
+            super().__init__(*self.fetch(0), **options)
 
-    def fetch(self, number):
-        for ahead in (number, number + 1):
-            if ahead not in self.waiting:
-                self.waiting[ahead] = self.pool.submit(chunk, ahead)
-        self.waiting = {k: v for k, v in self.waiting.items() if k >= number}
-        return self.waiting[number].result()
+        def fetch(self, number):
+            for ahead in (number, number + 1):
+                if ahead not in self.waiting:
+                    self.waiting[ahead] = pool.submit(chunk, ahead)
+            self.waiting = {k: v for k, v in self.waiting.items() if k >= number}
+            return self.waiting[number].result()
 
-    def start_epoch(self, epoch):
-        if epoch:
-            images, masks = self.fetch(epoch)
-            self.images, self.masks = map(self.transform.forward, (images, masks))
-        super().start_epoch(epoch)
+        def start_epoch(self, epoch):
+            if epoch:
+                images, masks = self.fetch(epoch)
+                self.images, self.masks = map(self.transform.forward, (images, masks))
+            super().start_epoch(epoch)
+
+    return Stream(**options)
+
+
+def score(folder):
+    """Print the score on labelled tiles that nothing was trained on.
+
+    Threshold and minimum mask size are chosen on one half of the tiles, and reported
+    on the other; no section has tiles in both.
+    """
+    from helpers import data, inference, systems
+    from helpers.config import Settings
+    from helpers.metrics import precision_per_image
+
+    settings = Settings.from_env({"SALT_DATA_DIR": folder})
+    tiles = data.load_tiles(settings)
+    late = data.make_folds(tiles, 2, settings.seed) == 1
+    guess = inference.predict(systems.load_pretrained(), tiles.images)
+    grid, scores = inference.score_grid(tiles.masks[~late], guess[~late])
+    best = grid[int(scores.mean(axis=1).argmax())]
+    print(f"chosen on {len(scores[0])} tiles: {best}, {scores.mean(axis=1).max():.4f}")
+    plain = precision_per_image(tiles.masks, guess > 0.5)
+    chosen = precision_per_image(tiles.masks[late], best(guess[late]))
+    for name, values in (
+        (f"at 0.5, all {len(plain)} tiles", plain),
+        (f"at 0.5, the {late.sum()} reported tiles", plain[late]),
+        (f"as chosen, the {late.sum()} reported tiles", chosen),
+    ):
+        low, high = inference.bootstrap_ci(values)
+        print(f"{name}: {values.mean():.4f} ({low:.3f} to {high:.3f})")
 
 
 def main():
     from helpers import systems
+    from helpers.augmentation import Augmentation
+    from helpers.batches import TileBatches
     from helpers.systems import Stage
     from helpers.training import stages
     from helpers.training.checkpoints import Checkpoints
@@ -65,7 +98,10 @@ def main():
     parser.add_argument("--tiles", type=int, default=64_000)
     parser.add_argument("--out", default="helpers/weights/salt-net.safetensors")
     parser.add_argument("--work", default="outputs/pretrain")
+    parser.add_argument("--score", help="folder of labelled tiles: only score on them")
     args = parser.parse_args()
+    if args.score:
+        return score(args.score)
     epochs = args.tiles // CHUNK
     first = round(0.6 * epochs)
     muon = {"optimizer": "muon", "weight_decay": 0.01}
@@ -85,7 +121,7 @@ def main():
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context) as pool:
         how = {"transform": system.transform, "seed": SEED}
-        train = Stream(pool, augmentation=system.augmentation, **how)
+        train = stream(pool, augmentation=system.augmentation, **how)
         tiles = make_tiles(320, [SEED, 10**6])
         known = TileBatches(tiles.images, tiles.masks, batch_size=64, **how)
         model = stages.build_model(system, "mixed_bfloat16", SEED)

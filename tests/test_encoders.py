@@ -120,22 +120,14 @@ def test_an_added_application_is_an_encoder(monkeypatch, application, family, la
         (None, {"relu": 32}, r"APPLICATIONS\['added'\] = None: no such network"),
         ("DenseNet122", {"relu": 32}, "'DenseNet122': no such network in keras"),
         ("densenet", {"relu": 32}, "'densenet': no such network"),  # a module
-        (
-            "MobileNet",
-            {"conv_pw1": 2},
-            r"SKIP_.*mobilenet.*\.summary\(\) .* 'conv_pw1'",
-        ),
-        ("MobileNet", {"conv_pw_1_relu": 2, "conv_pw_5_relu": 8}, r"double.*\[2, 8\]"),
-        ("MobileNet", {"conv_pw_3_relu": 4, "conv_pw_1_relu": 2}, r"double.*\[4, 2\]"),
-        (
-            "MobileNet",
-            {"conv_pw_1_relu": 4, "conv_pw_3_relu": 8},
-            r"conv_pw_1_relu is \(32, 64\) of \(64, 128\), not 1/4",
-        ),
+        ("MobileNet", {"conv_pw1": 2}, "SKIP_LAYERS.*mobilenet.*{'conv_pw1': None}"),
+        ("MobileNet", {"conv_pw_1_relu": 2, "conv_pw_5_relu": 8}, "must double"),
+        ("MobileNet", {"conv_pw_3_relu": 4, "conv_pw_1_relu": 2}, "must double"),
+        ("MobileNet", {"conv_pw_1_relu": 4, "conv_pw_3_relu": 8}, r"1_relu': 2\.0"),
         slow(  # its convolutions lose the border
             "Xception",
             {"block1_conv2_act": 2, "block3_sepconv1_act": 4},
-            r"block1_conv2_act is \(29, 61\) of \(64, 128\), not 1/2",
+            r"block1_conv2_act': 2\.2",
         ),
     ],
 )
@@ -153,8 +145,6 @@ def test_wrong_entries_are_named(monkeypatch, application, skip_layers, message)
         ("resnet34", 0, "stem_"),
         ("seresnext50", 1, "layer1_"),
         slow("seresnext101", 4, "layer4_2_"),
-        slow("inceptionresnetv2", 0, "stem_"),
-        slow("inceptionresnetv2", 1, "stem_"),
         slow("inceptionresnetv2", 2, "block35_10_"),
         slow("inceptionresnetv2", 3, "block17_20_"),
     ],
@@ -181,8 +171,7 @@ def test_inception_layers_have_lasting_names_and_paddings():
     names = [layer.name for layer in again.layers]
     assert names == [layer.name for layer in built("inceptionresnetv2").layers]
     assert len(set(names)) == len(names)
-    prefixes = ("tile", "gray_to_rgb", "preprocess", "stem", "mixed", "block", "conv_7b")
-    assert all(name.startswith(prefixes) for name in names)
+    assert names[3:6] == ["conv2d_1", "batch_normalization_1", "activation_1"]
 
 
 @pytest.mark.parametrize(

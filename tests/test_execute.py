@@ -102,7 +102,7 @@ def test_missing_kernel_is_told(tmp_path, monkeypatch):
 def test_time_left_follows_the_pace_of_this_machine(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    clock = execute.Clock([270.0, 60.0, 30.0])
+    clock = execute._Clock([270.0, 60.0, 30.0])
     assert clock.left() == 360  # as recorded
     now[0] += 100
     assert clock.left() == 260

@@ -194,7 +194,7 @@ def test_only_tiles_as_they_were_read_are_predicted(images):
     fault = r"images must be uint8 \(n, 101, 101\), not divided by 255; these are "
     with pytest.raises(ValueError, match=f"{fault}{images.dtype} "):
         predict(LEANING, images)
-    with pytest.raises(ValueError, match=r"in batches of -1"):
+    with pytest.raises(ValueError, match=r"uint8 \(5, 101, 101\) by -1"):
         predict(LEANING, tiles(), batch_size=-1)
 
 
@@ -213,7 +213,7 @@ def test_a_network_that_says_nan_is_named(tta):
         return {"mask": logits}
 
     model = SimpleNamespace(predict_on_batch=sick, name="salt-net")
-    with pytest.raises(FloatingPointError, match=r"salt-net: predicts NaN: its weights"):
+    with pytest.raises(FloatingPointError, match=r"salt-net: predicts NaN: train"):
         predict(model, tiles(), tta=tta)
 
 

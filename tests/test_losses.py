@@ -197,7 +197,7 @@ def test_wrong_names_and_numbers_are_refused_with_the_choice():
     with pytest.raises(ValueError, match="2 losses need as many weights"):
         WeightedSum([DiceLoss(), LovaszHinge()], [1.0])
     for weights in ([0, 0], [1, -1], [1, float("nan")], [1, float("inf")]):
-        with pytest.raises(ValueError, match="positive sum, not"):
+        with pytest.raises(ValueError, match="of a positive sum, not"):
             WeightedSum([DiceLoss(), LovaszHinge()], weights)
 
 

@@ -72,13 +72,6 @@ def test_sections_join_neighbors(images):
     assert len(set(sections)) == 3 + len(images) - 18
 
 
-def test_blocks_change_nothing(images, monkeypatch):
-    whole = mosaics.find_neighbors(images)
-    monkeypatch.setattr(mosaics, "BLOCK", 7)
-    for one, two in zip(whole, mosaics.find_neighbors(images), strict=True):
-        assert np.array_equal(one, two)
-
-
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_tiles_have_no_neighbors(count, images):
     sections = mosaics.find_sections(images[-4:][:count])

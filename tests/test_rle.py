@@ -57,7 +57,7 @@ def test_the_runs_are_those_of_pycocotools(mask):
 MALFORMED = {
     "1": "odd",
     "1 2 3": "odd",
-    "0 1": "below 1",
+    "0 1": "is below 1, unsorted",
     "-1 2": "integer",
     "1 0": "below 1",
     "1 -2": "integer",

@@ -104,7 +104,9 @@ def test_probabilities_are_stored_in_255_steps(folder):
 def test_run_of_another_version_is_named_with_a_remedy(folder, capsys):
     path = folder / "net" / "fold-1" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
-    with pytest.raises(DataError, match=r"net/fold-1: .*another version.*train it"):
+    with pytest.raises(
+        DataError, match=r"net/fold-1/config.*another version.*train it"
+    ):
         Run(path.parent).config  # noqa: B018
     names = [run.name for run in find_runs(folder)]
     assert names == ["net/fold-0", "other/fold-0"]
@@ -177,7 +179,7 @@ def test_begun_run_is_to_be_finished(settings):
     plan = settings.runs_dir / "salt-net" / "fold-0" / "work" / "plan.json"
     plan.parent.mkdir(parents=True)
     plan.write_text("{}")
-    with pytest.raises(DataError, match=r"begun, not finished: resume it"):
+    with pytest.raises(DataError, match=r"salt-net is begun, not finished \(call"):
         find_members(settings, "salt-net")
 
 

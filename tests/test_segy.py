@@ -124,7 +124,7 @@ def test_crossline_sorting_and_other_header_bytes(survey, tmp_path):
         for trace, (x, i) in enumerate(np.ndindex(6, 4)):
             file.header[trace] = {9: spec.ilines[i], 21: spec.xlines[x], 37: 1}
             file.trace[trace] = VALUES[i, x]
-    with pytest.raises(DataError, match=r"at bytes \(189, 193\): .* --lines"):
+    with pytest.raises(DataError, match=r"at bytes \(189, 193\): .*--lines"):
         segy.mark_survey(other, tmp_path / "out.sgy")
     segy.mark_survey(other, tmp_path / "out.sgy", lines=(9, 21))
     marked = read(tmp_path / "out.sgy", (9, 21)).swapaxes(0, 1)
@@ -146,8 +146,8 @@ def unsorted(raw):
         (lambda raw: raw[:3000], "not SEG-Y, or truncated"),
         (lambda raw: raw[:3600], "not SEG-Y, or truncated"),
         (lambda raw: bytes(5000), "not SEG-Y, or truncated"),
-        (lambda raw: raw[:-TRACE], "not a full grid of sorted lines"),
-        (unsorted, "not a full grid of sorted lines"),
+        (lambda raw: raw[:-TRACE], "no full, sorted grid at bytes"),
+        (unsorted, "no full, sorted grid at bytes"),
         (lambda raw: raw[: 3600 + 6 * TRACE], "2-D line to inference.predict_section"),
     ],
 )

@@ -140,14 +140,11 @@ def test_weights_and_tta_change_the_mean(panel):
     assert changed()
     mixer.tta.value = False
     assert changed()
-    mixer.mask.value = 300
-    assert changed()
-    mixer.component.value = 20
     panel.threshold.value = 0.6
     assert changed()
     weights = (("sharp", 1.0), ("soft", 1.0), ("rough", 1.0))
-    assert mixer.choice() == Choice(weights, False, PostProcess(0.6, 300, 20))
-    masks = PostProcess(0.6, 300, 20)(panel.comparison.mix(weights, tta=False))
+    assert mixer.choice() == Choice(weights, False, PostProcess(0.6))
+    masks = PostProcess(0.6)(panel.comparison.mix(weights, tta=False))
     expected = metrics.mean_precision(panel.comparison.tiles.masks, masks)
     assert f"score {expected:.4f}" in mixer.score.value and not panel.note.value
     for slider in mixer.sliders.values():
@@ -187,14 +184,14 @@ def test_choice_is_kept_for_the_submission(panel, made):
     mixer = show(panel, "What if")
     mixer.sliders["sharp"].value, mixer.sliders["rough"].value = 0.5, 0.0
     mixer.tta.value = False
-    mixer.component.value = 20
+    panel.threshold.value = 0.6
     mixer.keep.click()
     assert "kept in choice.json" in panel.note.value
     kept = json.loads((made[0] / CHOICE).read_text())
     assert kept["data"] == "synthetic"
     assert kept["weights"] == [["sharp", 0.5], ["soft", 1.0], ["wild", 1.0]]
     choice = Choice.load(panel.settings)
-    assert choice == mixer.choice() and choice.post_process == PostProcess(0.5, 0, 20)
+    assert choice == mixer.choice() and choice.post_process == PostProcess(0.6)
     mixer.tta.value = True  # not what is kept any more
     assert not panel.note.value
     (made[0] / CHOICE).unlink()

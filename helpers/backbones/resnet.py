@@ -23,23 +23,15 @@ BLOCKS = {  # per stage
 
 
 def resnet(x: Tensor, name: str, stem_stride: int = 2) -> list[Tensor]:
-    """Build a residual network without its classifier.
+    """Build a network, one of `BLOCKS`, on a preprocessed tile (batch, h, w, 3).
 
-    Args:
-        x: the preprocessed tile, (batch, height, width, 3).
-        name: one of `BLOCKS`.
-        stem_stride: 2, as published: the 7 x 7 convolution halves the size and so does
-            the pooling after it. 1 does neither.
-
-    Returns:
-        Feature maps, finest first: of the stem and the four stages, at strides 2, 4, 8,
-        16, 32; with `stem_stride=1` of the stages alone, at 1, 2, 4, 8.
+    Returns feature maps of stem and stages; with `stem_stride=1` of the stages alone.
     """
     block = basic_block if name == "resnet34" else se_block
     x = _conv_bn(x, 64, 7, stem_stride, "stem_conv1", "stem_bn1")
     x = layers.ReLU(name="stem_relu1")(x)
     features = []
-    if stem_stride > 1:
+    if stem_stride > 1:  # as published: convolution and pooling halve the size
         features.append(x)
         # SENet pads only below and on the right, as Caffe did, ResNet on all sides.
         # Zeros do not change the maximum of a ReLU's outputs.
@@ -55,10 +47,7 @@ def resnet(x: Tensor, name: str, stem_stride: int = 2) -> list[Tensor]:
 
 
 def basic_block(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
-    """ResNet34's block: two 3 x 3 convolutions and a shortcut.
-
-    Returns (batch, ceil(height / stride), ceil(width / stride), filters).
-    """
+    """ResNet34's block: two 3 x 3 convolutions to `filters`, and a shortcut."""
     y = _conv_bn(x, filters, 3, stride, f"{name}_conv1", f"{name}_bn1")
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = _conv_bn(y, filters, 3, 1, f"{name}_conv2", f"{name}_bn2")
@@ -66,10 +55,7 @@ def basic_block(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
 
 
 def se_block(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
-    """SE-ResNeXt's block: 1 x 1, 3 x 3 in 32 groups, 1 x 1, squeeze and excitation.
-
-    Returns (batch, ceil(height / stride), ceil(width / stride), 4 filters).
-    """
+    """SE-ResNeXt's block: 1 x 1, 3 x 3 in 32 groups, 1 x 1 to 4 `filters`, SE."""
     y = _conv_bn(x, 2 * filters, 1, 1, f"{name}_conv1", f"{name}_bn1")
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = _conv_bn(y, 2 * filters, 3, stride, f"{name}_conv2", f"{name}_bn2", groups=32)

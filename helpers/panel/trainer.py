@@ -1,8 +1,8 @@
 """The panel's last tab: put a system together and train it in another process."""
 
 import contextlib
+import functools
 import html
-import signal
 import subprocess
 import sys
 import threading
@@ -18,20 +18,25 @@ from helpers import encoders, losses, plotting, systems, training
 from helpers.config import ROOT, Settings
 from helpers.data import Tiles
 from helpers.panel import charts
-from helpers.panel.controls import answering
 from helpers.training.callbacks import duration
 from helpers.training.runs import Run, write_system
 
-PARTS: dict[str, tuple[Any, str]] = {  # argument of `build_unet`: (value, meaning)
-    "residual": (True, "blocks add their input to their output"),
-    "center_block": (64, "one more, coarser stage"),
-    "dilations": ((1, 3, 5), "parallel dilated convolutions see further"),
-    "scse": (True, "channels and pixels are reweighted"),
-    "hypercolumn": ((4, 8), "the last layer also reads coarser stages"),
-    "gate": (True, "a second output says whether the tile has salt"),
-    "deep_supervision": (True, "coarser stages are trained on the masks, too"),
-}
-HELP = "; ".join(f"<b>{name}</b>: {text}" for name, (_, text) in PARTS.items())
+TURN = threading.RLock()  # one control at a time: a finished training run is one, too
+
+
+def answering(handler: Callable) -> Callable:
+    """Make a method a control's handler, which writes what goes wrong into `note`."""
+
+    @functools.wraps(handler)
+    def answer(self: Any, _: Any = None) -> None:
+        with TURN:
+            self.note.value = ""
+            try:
+                handler(self)
+            except Exception as error:
+                self.note.value = f"<b>{html.escape(str(error) or repr(error))}</b>"
+
+    return answer
 
 
 class Trainer:
@@ -45,7 +50,6 @@ class Trainer:
             "weights": widgets.Dropdown(options=["none", "imagenet"]),
             "loss": widgets.Dropdown(options=list(losses.LOSSES)),
             "epochs": widgets.BoundedIntText(3, min=1, max=500),
-            "parts": widgets.SelectMultiple(options=list(PARTS), rows=len(PARTS)),
         }
         for name, menu in self.menus.items():
             menu.description = name
@@ -54,26 +58,22 @@ class Trainer:
         self.stop = widgets.Button(description="stop after epoch")
         self.cost, self.note, self.state = (widgets.HTML() for _ in range(3))
         self.image = widgets.Image(layout=charts.LAYOUT)
-        top = (*self.menus.values(), widgets.HTML(HELP), self.cost)
         buttons = widgets.HBox([self.train, self.stop])
-        self.box = widgets.VBox([*top, buttons, self.note, self.state, self.image])
+        below = [self.cost, buttons, self.note, self.state, self.image]
+        self.box = widgets.VBox([*self.menus.values(), *below])
         self.train.on_click(self._start)
         self.stop.on_click(self._stop)
 
     @property
     def system(self) -> systems.System:
         """The system that the menus describe, within the profile's encoder budget."""
-        encoder, weights, loss, epochs, parts = (m.value for m in self.menus.values())
-        weights = "none" if encoder == "scratch" else weights
-        options = {part: PARTS[part][0] for part in parts}
-        outputs = {"gate", "deep_supervision"}.intersection(parts)
-        extra: dict[str, Any] = dict.fromkeys(outputs, 0.1)  # weights of their losses
+        encoder, weights, loss, epochs = (menu.value for menu in self.menus.values())
         row = replace(
             systems.get(systems.DEFAULT),
-            name="-".join(["my", encoder, weights, *parts, loss, f"{epochs}ep"]),
+            name=f"my-{encoder}-{weights}-{loss}-{epochs}ep",
             title="made in the panel",
-            network=systems.Network(encoder, **options),
-            stages=(systems.Stage(loss, epochs, **extra),),
+            network=systems.Network(encoder),
+            stages=(systems.Stage(loss, epochs),),
         )
         budget = replace(self.settings.profile.encoders, epochs=epochs)
         return row.with_weights(weights).within(budget)
@@ -96,8 +96,8 @@ class Trainer:
         row = settings.output_dir / "rows" / f"{system.name}.json"
         write_system(system, row)
         command: list[Any] = [sys.executable, "-m", "helpers", "train", row]
-        command += ["--data-dir", settings.data, "--output-dir", settings.output_dir]
-        command += ["--profile", settings.profile.name]
+        command += ["--data-dir", settings.data, "--profile", settings.profile.name]
+        command += ["--output-dir", settings.output_dir]
         log = row.with_suffix(".log")
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -132,9 +132,8 @@ class Trainer:
     def _finish(self, run: Run, status: int, log: Path) -> None:
         lines = log.read_text(errors="replace").splitlines()
         *_, said = ["", *filter(str.isprintable, lines)]  # which no progress bar is
-        if status < 0:
-            end = f"{log.stem}: ended by {signal.Signals(-status).name}"
-            said = f"{end}: train it again, and it goes on after its last epoch"
-        self._say(said or f"{log.stem}: ended with status {status}")
+        if status:
+            said = f"{log.stem}: ended, {status}; train it again to go on. {said}"
+        self._say(said)
         if status == 0:
             self.add(run)

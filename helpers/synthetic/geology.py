@@ -225,10 +225,7 @@ def _record(rng, reflectivity, salt, floor, survey, wave):
 
 
 def make_section(survey: Survey, seed: Any) -> Section:
-    """Model a `Section` of 400 rows (depth) and 600 columns (distance).
-
-    Equal seeds, which are any that `np.random.default_rng` takes, give equal sections.
-    """
+    """Model a `Section`; `seed` is any that `np.random.default_rng` takes."""
     rng = np.random.default_rng(seed)
     wave = math.exp(rng.uniform(*np.log(survey.wavelength)))
     scale = (wave / 10) ** 0.6  # a longer wave shows larger folds and bodies

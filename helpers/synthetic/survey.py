@@ -13,10 +13,9 @@ PART = slice(100, 300), slice(150, 450)  # 200 samples and 300 traces of a secti
 
 
 class _Drift(np.random.Generator):
-    """Random numbers that change smoothly with an angle, in radians.
+    """Normal numbers cos(angle) a + sin(angle) b, which change smoothly with an angle.
 
-    A normal number is cos(angle) a + sin(angle) b, which is normal again: random fields
-    turn slowly into other ones. Other draws do not depend on the angle.
+    So random fields turn slowly into other ones. Other draws do not depend on it.
     """
 
     def __init__(self, seed: int, angle: float) -> None:
@@ -41,10 +40,7 @@ class _Drift(np.random.Generator):
 
 
 def write_survey(path: Path, truth: Path, inlines: int = 24, seed: int = 11) -> None:
-    """Write amplitudes, and 1 where there is salt: (inlines, 300 traces, 200 samples).
-
-    From each inline to the next the random fields turn by 0.03 radians.
-    """
+    """Write amplitudes, and 1 where salt is: inlines of 300 traces, 200 samples."""
     from segyio import tools
 
     with threadpool_limits(1):  # threads cost more than these small products
@@ -53,6 +49,6 @@ def write_survey(path: Path, truth: Path, inlines: int = 24, seed: int = 11) -> 
     seismic = [section.seismic[PART].T for section in sections]
     salt = [section.labels[PART].T == SALT for section in sections]
     for file, volume in ((path, seismic), (truth, salt)):
+        array = np.array(volume, np.float32, order="C")
         with atomic_write(file) as draft:
-            array = np.array(volume, np.float32, order="C")
             tools.from_array3D(str(draft), array, format=5)

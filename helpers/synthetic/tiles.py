@@ -87,19 +87,12 @@ def _tiles(rng: Generator, section: Section, left: np.ndarray, most: int) -> lis
 def make_tiles(
     count: int, seed: int | Sequence[int] = 0, surveys: Sequence[Survey] = SURVEYS
 ) -> SyntheticTiles:
-    """Cut tiles from as many sections as the real distribution of coverage takes.
+    """Cut `SyntheticTiles` from sections of `surveys`, in proportion to their share.
 
-    As in the real set, 2 % of the tiles are constant black, no mask covers a whole
-    tile, and depth is random but a little larger where there is more salt.
-
-    Args:
-        count: number of tiles.
-        seed: int, or a sequence of ints; equal arguments give equal tiles.
-        surveys: the `Survey` rows to draw from, in proportion to their `share`.
-
-    Returns:
-        `SyntheticTiles`, shuffled; about 20 ms per tile, 4 in sets of thousands.
+    Equal arguments give equal tiles; about 20 ms each, 4 in sets of thousands.
     """
+    # As in the real set, 2 % of the tiles are constant black, no mask covers a whole
+    # tile, and depth is random but a little larger where there is more salt.
     rng = np.random.default_rng(seed)
     share = np.array([survey.share for survey in surveys])
     left, most = _quota(count), int(np.clip(count // 300, 2, 12))  # tiles per section
@@ -134,9 +127,8 @@ def _ids(rng: Generator, count: int) -> list[str]:
 
 def _write_zip(path: Path, ids: list[str], images: Iterable, masks: Iterable) -> None:
     """Save RGB images, and masks in 16 bits, or 8 if empty, as in the real files."""
-    pictures = {}
-    for name, image in zip(ids, images, strict=True):
-        pictures[f"images/{name}.png"] = np.dstack([image] * 3)
+    named = zip(ids, images, strict=True)
+    pictures = {f"images/{name}.png": np.dstack([image] * 3) for name, image in named}
     for name, mask in zip(ids, masks, strict=False):  # test tiles have none
         white = np.uint16(65535) if mask.any() else np.uint8(0)
         pictures[f"masks/{name}.png"] = mask * white
@@ -151,12 +143,11 @@ def _write_zip(path: Path, ids: list[str], images: Iterable, masks: Iterable) ->
 def write_dataset(
     folder: Path | str, train: int = 1500, test: int = 500, seed: int = 0
 ) -> Path:
-    """Write tiles as the competition's files, pitfalls included; return the folder.
+    """Write tiles as the competition's files; equal arguments give equal bytes.
 
     Raises:
         ValueError: if the folder exists.
     """
-    # Equal arguments give equal bytes.
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"{folder} exists: remove it or choose another folder")

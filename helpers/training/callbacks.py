@@ -17,10 +17,7 @@ from helpers.systems import Stage
 
 
 class SeedEpoch(keras.callbacks.Callback):
-    """Seeds batches and dropout at the start of every epoch, and times the epoch.
-
-    Keras' own shuffling and dropout seeds would not survive an interruption.
-    """
+    """Seeds batches and dropout at the start of every epoch, and times the epoch."""
 
     def __init__(self, batches: TileBatches) -> None:
         super().__init__()
@@ -34,15 +31,11 @@ class SeedEpoch(keras.callbacks.Callback):
                 layer.seed_generator.state.assign([self.batches.seed + number, epoch])
 
     def on_epoch_end(self, epoch, logs=None):
-        """Log the seconds that the epoch took, validation included."""
         logs["seconds"] = round(time.perf_counter() - self.start, 1)
 
 
 class RenameLogs(keras.callbacks.Callback):
-    """Gives the history the same columns for networks with one output or several.
-
-    `mask_score` becomes `score`, and so on; the loss of each output keeps its name.
-    """
+    """Drops `mask_` from the scores' names, so that all histories have one format."""
 
     def on_epoch_end(self, epoch, logs=None):
         for name in list(logs):
@@ -82,8 +75,8 @@ class CosineRate(keras.callbacks.Callback):
 class StopAfterEpoch(keras.callbacks.Callback):
     """Ends training after the current epoch on SIGINT or SIGTERM, in a `with` block.
 
-    These are Ctrl-C, a notebook's stop button, and a cluster that takes its machine
-    back. A second signal stops at once, and only the current epoch is lost.
+    These are Ctrl-C, a stop button, and a cluster that takes its machine back. A second
+    signal stops at once.
     """
 
     asked = False  # whether there was a signal
@@ -126,10 +119,8 @@ class ETA(keras.callbacks.Callback):
 
 def duration(seconds: float) -> str:
     """`"a few seconds"`, `"40 seconds"`, `"7 minutes"` or `"3.5 hours"`."""
-    if seconds < 10:
-        return "a few seconds"
     if seconds < 100:
-        return f"{round(seconds)} seconds"
+        return "a few seconds" if seconds < 10 else f"{seconds:.0f} seconds"
     if seconds < 6000:
-        return f"{round(seconds / 60)} minutes"
+        return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours"

@@ -5,7 +5,8 @@ normalization sees all of them, and losses are means over tiles. Only dropout di
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import keras
 
@@ -16,21 +17,22 @@ from helpers.utils import hardware
 def distribute() -> Iterator[int]:
     """Use all accelerators for the models of a `with` block: yields their number."""
     devices = hardware.accelerators()
-    if len(devices) < 2:
-        yield 1
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    scope: Any = nullcontext()
+    if len(devices) > 1:
+        print(f"every batch is divided among {len(devices)} devices")
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
 
-        with tf.distribute.MirroredStrategy(devices).scope():
-            yield len(devices)
-    else:
-        data_parallel = keras.distribution.DataParallel
-        with data_parallel(devices=devices, auto_shard_dataset=False).scope():
-            yield len(devices)
+            scope = tf.distribute.MirroredStrategy(devices).scope()
+        else:
+            data_parallel = keras.distribution.DataParallel
+            scope = data_parallel(devices=devices, auto_shard_dataset=False).scope()
+    with scope:
+        yield max(len(devices), 1)
 
 
 def synchronize(model: keras.Model, several: bool) -> None:
-    """Let batch normalization see all devices' parts of a batch, or only its own.
+    """Let TensorFlow's batch normalization see all devices' parts of a batch, or not.
 
     JAX needs no such switch. Switch it off before saving: the model loads anywhere.
     """

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -60,61 +60,52 @@ def fit(
         print(f"{system.name}, fold {fold}: trained before, read from its run")
         return run
     with lock(home.with_suffix(".lock")):
-        return _fit(system, tiles, fold, folds, settings, verbose, show)
-
-
-def _fit(
-    system: System,
-    tiles: Tiles,
-    fold: int,
-    folds: np.ndarray,
-    settings: Settings,
-    verbose: int,
-    show: Callable | None,
-) -> runs.Run:
-    """`fit` in a process that has the run for itself."""
-    run, plan, state = runs.look_up(system, tiles, fold, settings)
-    if state == "finished":  # aside, or by another process just now
-        return _move_home(run, plan, state)
-    held_out, seed = tiles.take(folds == fold), settings.seed + fold
-    parts = _split(system, tiles.take(folds != fold), held_out, seed)
-    if state != "begun":  # else in the number format in which it was begun
-        plan["precision"] = timing.choose_precision(system, tiles, settings)
-    extra = [ETA(system.epochs)] if verbose == 1 else []
-    if show:
-        extra += [LambdaCallback(on_epoch_end=lambda *_: show(run.history()))]
-    with devices.distribute() as count:
-        if count > 1:
-            print(f"{system.name}: every batch is divided among {count} devices")
-        model = stages.build_model(system, plan["precision"], seed)
-        run, size = _move_home(run, plan, state), 4 * model.count_params()  # bytes
-        room = 0 if state == "begun" else 16 * size  # four checkpoints, see `SaveState`
-        with atomic_write(run.folder / runs.PLAN_FILE, room) as temporary:
-            temporary.write_text(json.dumps(plan))
-        checkpoints = Checkpoints(run.folder)
-        if done := len(checkpoints.history):
-            print(f"resuming after epoch {done} in {plan['precision']}")
-        data = _batches(system, parts, stages.output_names(model), seed, count)
-        devices.synchronize(model, count > 1)
-        stages.train(model, system, data, checkpoints, extra, verbose)
-        devices.synchronize(model, False)
-        with atomic_write(run.folder / "model.keras", 2 * size) as temporary:
-            model.save(temporary)
-    _evaluate(run, plan, system, held_out)
+        run, plan, state = runs.look_up(system, tiles, fold, settings)
+        if state == "finished":  # aside, or by another process just now
+            return _move(run, home, state)
+        if state != "begun":  # else in the number format in which it was begun
+            plan["precision"] = timing.choose_precision(system, tiles, settings)
+        held_out, seed = tiles.take(folds == fold), settings.seed + fold
+        parts = _split(system, tiles.take(folds != fold), held_out, seed)
+        extra = [ETA(system.epochs)] if verbose == 1 else []
+        if show:
+            extra += [LambdaCallback(on_epoch_end=lambda *_: show(run.history()))]
+        with devices.distribute() as count:
+            model = stages.build_model(system, plan["precision"], seed)
+            run = _move(run, home, state)
+            checkpoints = _begin(run, plan, model, state)
+            data = _batches(system, parts, stages.output_names(model), seed, count)
+            devices.synchronize(model, count > 1)
+            stages.train(model, system, data, checkpoints, extra, verbose)
+            devices.synchronize(model, False)
+            room = 8 * model.count_params()  # bytes, twice what it needs
+            with atomic_write(run.folder / "model.keras", room) as temporary:
+                model.save(temporary)
+        _evaluate(run, plan, system, held_out)
     return run
 
 
-def _move_home(run: runs.Run, plan: dict, state: str) -> runs.Run:
-    """Move another run in its folder aside, and the run back if it had been moved."""
-    home, folder = run.folder.with_name(f"fold-{plan['fold']}"), run.folder
-    if home.exists() and (home != folder or state not in ("begun", "finished")):
-        why = state if home == folder else "made with other settings"
+def _move(run: runs.Run, home: Path, state: str) -> runs.Run:
+    """Move another run out of the folder `home`, and this one back if it is aside."""
+    if home.exists() and (home != run.folder or state not in ("begun", "finished")):
+        why = state if home == run.folder else "made with other settings"
         now = datetime.now().strftime("%Y%m%d-%H%M%S-%f-")
         print(f"{home}: {why}, moved to {now}{home.name}")
         home.rename(home.with_name(now + home.name))
-    if home != folder:
-        print(f"{home}: moved back from {folder.rename(home).name}")
+    if home != run.folder:
+        print(f"{home}: moved back from {run.folder.rename(home).name}")
     return runs.Run(home)
+
+
+def _begin(run: runs.Run, plan: dict, model: keras.Model, state: str) -> Checkpoints:
+    """Write down what is being trained, if the disk has room, and how far it is."""
+    room = 0 if state == "begun" else 64 * model.count_params()  # four checkpoints
+    with atomic_write(run.folder / runs.PLAN_FILE, room) as temporary:
+        temporary.write_text(json.dumps(plan))
+    checkpoints = Checkpoints(run.folder)
+    if done := len(checkpoints.history):
+        print(f"resuming after epoch {done} in {plan['precision']}")
+    return checkpoints
 
 
 def _split(system: System, rest: Tiles, held_out: Tiles, seed: int) -> list[Tiles]:
@@ -138,7 +129,7 @@ def _batches(
     system: System, parts: list[Tiles], outputs: tuple, seed: int, devices: int
 ) -> list[TileBatches]:
     """Batches for training, and larger ones (without gradients) for validation."""
-    how = ((system.batch_size, system.augmentation), (2 * system.batch_size, None))
+    how = (system.batch_size, system.augmentation), (2 * system.batch_size, None)
     return [
         TileBatches(x.images, x.masks, system.transform, *y, seed, outputs, devices)
         for x, y in zip(parts, how, strict=True)
@@ -147,13 +138,10 @@ def _batches(
 
 def _evaluate(run: runs.Run, plan: dict, system: System, held_out: Tiles) -> None:
     """Predict the fold that was left out, and complete the run."""
-    model, size = (
-        keras.models.load_model(run.folder / "model.keras", compile=False),
-        4 * system.batch_size,
-    )
-    predict = partial(inference.predict, model, tta=False, batch_size=size)
-    plain = predict(held_out.images, system.transform)
-    mirrored = predict(held_out.images[:, :, ::-1], system.transform)[:, :, ::-1]
+    model = keras.models.load_model(run.folder / "model.keras", compile=False)
+    images, how = held_out.images, (system.transform, False, 4 * system.batch_size)
+    plain = inference.predict(model, images, *how)
+    mirrored = inference.predict(model, images[:, :, ::-1], *how)[:, :, ::-1]
     mean = (plain + mirrored) / 2 if system.tta else plain
     scores = precision_per_image(held_out.masks, mean > 0.5)
     plain, mirrored = map(inference.as_bytes, (plain, mirrored))

@@ -24,18 +24,12 @@ class Muon(keras.optimizers.Muon):
 
     Args:
         learning_rate: of the kernels; a number or a schedule.
-        weight_decay: of the kernels, decoupled: times the learning rate.
-        kwargs: of `keras.optimizers.Muon`.
+        kwargs: of `keras.optimizers.Muon`; its `weight_decay` is 0.01 by default.
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.02,
-        weight_decay: float | None = 0.01,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, learning_rate: Any = 0.02, **kwargs: Any) -> None:
         own = {"adam_lr_ratio": 0.1, "adam_weight_decay": None, "rms_rate": None}
-        super().__init__(learning_rate, weight_decay=weight_decay, **(own | kwargs))
+        super().__init__(learning_rate, **(own | {"weight_decay": 0.01} | kwargs))
 
     def _should_use_adamw(self, variable: Tensor) -> bool:
         return len(variable.shape) not in (2, 4)

@@ -15,7 +15,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,20 +38,18 @@ from helpers.utils.files import DataError
 
 PLAN_FILE = "work/plan.json"
 NUMBERS = ("fold", "score", "parameters", "seconds_per_tile")
-REMEDY = "move the run away, or train it again"
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[Path]:
     """Name a file that cannot be read in a `with` block, whatever its damage is."""
     try:
-        yield
-    except DataError:
-        raise
+        yield path
     except Exception as error:  # Keras and NumPy raise all kinds
         text = getattr(error, "strerror", None) or re.split(r"\n|\. ", str(error))[0]
         fault = f"cannot be read ({type(error).__name__}: {text[:150]})"
-        raise DataError(f"{path}: {fault}: {REMEDY}") from error
+        remedy = "move the run away, or train it again"
+        raise DataError(f"{path}: {fault}: {remedy}") from error
 
 
 def _refuse(fault: str) -> None:
@@ -60,7 +58,7 @@ def _refuse(fault: str) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, read from its `folder`.
+    """A training run, read from its folder.
 
     Its network opens with `keras.models.load_model(folder / "model.keras")` as well,
     after `import helpers.training`. It takes float32 (n, size, size, 1) in [0, 1], the
@@ -78,17 +76,11 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What was trained, and with which score: dict.
-
-        Raises:
-            DataError: if it is damaged, or of another version of helpers.
-        """
-        path = self.folder / "config.json"
-        with _reading(path):
+        """What was trained, and with which score: dict."""
+        with _reading(self.folder / "config.json") as path:
             config = json.loads(path.read_text())
-            if config.get("version") != VERSION:
-                fault = "made by another version of helpers"
-                raise DataError(f"{self.folder}: {fault}: {REMEDY}")
+            if config["version"] != VERSION:
+                _refuse("made by another version of helpers")
             check_name(as_system(config["system"]).name)
             if lacking := {*PLAN, *NUMBERS} - config.keys():
                 _refuse(f"lacks {min(lacking)}")
@@ -97,14 +89,14 @@ class Run:
         return config
 
     @property
-    def name(self) -> str:
-        """`<system>/fold-<k>`."""
-        return f"{self.system}/fold-{self.config['fold']}"
-
-    @property
     def system(self) -> str:
         """Name of the system that was trained."""
         return self.config["system"]["name"]
+
+    @property
+    def name(self) -> str:
+        """`<system>/fold-<k>`."""
+        return f"{self.system}/fold-{self.config['fold']}"
 
     @property
     def score(self) -> float:
@@ -113,25 +105,20 @@ class Run:
 
     def is_like(self, other: "Run") -> bool:
         """Whether both were trained in the same way, whatever their folds."""
-        names = {*PLAN, "encoder", "weights"} - {"fold"}
-        return all(self.config.get(x) == other.config.get(x) for x in names)
+        return all(self.config[x] == other.config[x] for x in {*PLAN} - {"fold"})
 
     def history(self) -> pd.DataFrame:
         """DataFrame, one row per epoch."""
-        with _reading(self.folder / "history.csv"):
-            table = pd.read_csv(self.folder / "history.csv", dtype=float)
-            return table.astype({"epoch": int})
+        with _reading(self.folder / "history.csv") as path:
+            return pd.read_csv(path, dtype=float).astype({"epoch": int})
 
     def model(self) -> keras.Model:
         """The trained Keras model; code in the file is not run."""
-        path, size = (
-            self.folder / "model.keras",
-            self.config["system"]["transform"]["size"],
-        )
-        with _reading(path):
+        size = self.config["system"]["transform"]["size"]
+        with _reading(self.folder / "model.keras") as path:
             model = keras.models.load_model(path, compile=False, safe_mode=True)
-            if model.input_shape != (None, size, size, 1):
-                _refuse(f"its input is {model.input_shape}, {size} pixels wanted")
+            if (shape := model.input_shape) != (None, size, size, 1):
+                _refuse(f"its input is {shape}, {size} pixels wanted")
         return model
 
     def validation(self, tta: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -140,14 +127,13 @@ class Run:
         `tta` averages with the mirrored tiles, by default if its system does.
         """
         tta = self.config["system"]["tta"] if tta is None else tta
-        path = self.folder / "validation.npz"
-        with _reading(path), np.load(path) as stored:
-            ids, plain, mirrored = (stored[x] for x in ("ids", "plain", "mirrored"))
-            for array in (plain, mirrored):
-                if array.shape != (len(ids), TILE, TILE) or array.dtype != np.uint8:
-                    _refuse(f"{array.dtype} {array.shape} of {len(ids)} tiles")
-        total = plain.astype(np.float32)
-        return ids.astype(str), ((total + mirrored) / 2 if tta else total) / 255
+        with _reading(self.folder / "validation.npz") as path, np.load(path) as stored:
+            ids, *both = (stored[x] for x in ("ids", "plain", "mirrored"))
+            for x in both:
+                if x.shape != (len(ids), TILE, TILE) or x.dtype != np.uint8:
+                    _refuse(f"{x.dtype} {x.shape} of {len(ids)} tiles")
+        used = np.asarray(both if tta else both[:1])
+        return ids.astype(str), used.mean(axis=0, dtype=np.float32) / 255
 
     def check(self, moved: bool = False) -> None:
         """Read all files but the network.
@@ -159,8 +145,8 @@ class Run:
             fault = f"its config.json is that of {self.name}"
             raise DataError(f"{self.folder}: {fault}: move this copy out of runs/")
         self.history(), self.validation()
-        path = self.folder / "model.keras"
-        with _reading(path), zipfile.ZipFile(path) as file:
+        network = self.folder / "model.keras"
+        with _reading(network), zipfile.ZipFile(network) as file:
             file.getinfo("config.json"), file.getinfo("model.weights.h5")
 
     def predict(
@@ -183,49 +169,41 @@ def look_up(
     plan = make_plan(system, tiles, fold, settings)
     home = settings.runs_dir / check_name(system.name) / f"fold-{fold}"
     aside = sorted(home.parent.glob(f"[0-9]*-{home.name}"), reverse=True)
-    states = {folder: _state(Run(folder), plan) for folder in (home, *aside)}
-    known = (x for x, (_, state) in states.items() if state in ("finished", "begun"))
-    folder = next(known, home)
-    return Run(folder), *states[folder]
+    found = [(Run(folder), *_state(Run(folder), plan)) for folder in (home, *aside)]
+    return next((x for x in found if x[2] in ("finished", "begun")), found[0])
 
 
 def _state(run: Run, plan: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """`(plan, state)` of what a folder holds; the plan as it is stored there."""
-    for name, state in ("config.json", "finished"), (PLAN_FILE, "begun"):
-        if (path := run.folder / name).exists():
-            try:
-                with _reading(path):
-                    found = json.loads(path.read_text())
-                    if found.get("version") != VERSION:
-                        return plan, "made by another version of helpers"
-                    if not plan.items() <= found.items():
-                        return plan, "made with other settings"
-                    if state == "finished":
-                        run.check(moved=True)
-            except DataError as error:
-                return plan, f"damaged ({error})"
-            return found, state
-    return plan, "incomplete" if run.folder.exists() else ""
+    found, state = plan, "incomplete" if run.folder.exists() else ""
+    try:
+        if (run.folder / "config.json").exists():
+            found, state = run.config, "finished"
+            run.check(moved=True)
+        elif (run.folder / PLAN_FILE).exists():
+            with _reading(run.folder / PLAN_FILE) as path:
+                found, state = {**json.loads(path.read_text())}, "begun"
+    except DataError as error:
+        return plan, f"unusable ({error})"
+    same = plan.items() <= found.items()
+    return (found, state) if same else (plan, "made with other settings")
 
 
-def find_runs(folder: Path | str, like: Run | None = None) -> list[Run]:
+def find_runs(
+    folder: Path | str, like: Run | None = None, name: str = "*"
+) -> list[Run]:
     """The finished runs below a folder, sorted; only those `like` another if given.
 
     Runs that are damaged, or copies of others, are left out with a line that says so.
     """
-    found = _whole(Path(folder).glob("*/fold-*/config.json"))
-    return [run for run in found if like is None or run.is_like(like)]
-
-
-def _whole(files: Iterable[Path]) -> list[Run]:
-    """The runs with these `config.json`, sorted, without those that are damaged."""
     found = []
-    for run in [Run(file.parent) for file in sorted(files)]:
+    for file in sorted(Path(folder).glob(f"{name}/fold-*/config.json")):
         try:
-            run.check()
-            found.append(run)
+            (run := Run(file.parent)).check()
         except DataError as error:
             print(f"left out: {error}")
+        else:
+            found += [run] if like is None or run.is_like(like) else []
     return found
 
 
@@ -235,23 +213,19 @@ def folds_of(settings: Settings, name: str) -> list[Run]:
     Raises:
         DataError: if there is none, or if they were trained in different ways.
     """
-    folder = settings.runs_dir / check_name(name)
-    found = _whole(folder.glob("fold-*/config.json"))
+    found = find_runs(settings.runs_dir, name=check_name(name))
     found = [run for run in found if run.config["data"] == settings.kind]
-    if not found and [*folder.glob(f"fold-*/{PLAN_FILE}")]:
-        fault = "begun, not finished: resume it with the command that began it"
-        raise DataError(f"{folder}: {fault}")
     if not found:
-        raise DataError(
-            f"{settings.runs_dir}: no finished run of {name} on {settings.kind} tiles: "
-            f"train it by `python -m helpers train {name} --fold 0`"
-        )
-    for run in found[1:]:
+        fault = f"no finished run of {name} on {settings.kind} tiles"
+        if [*settings.runs_dir.glob(f"{name}/fold-*/{PLAN_FILE}")]:
+            fault = f"{name} is begun, not finished (call again what began it)"
+        remedy = f"train it by `python -m helpers train {name} --fold 0`"
+        raise DataError(f"{settings.runs_dir}: {fault}: {remedy}")
+    for run in found:
         if not run.is_like(found[0]):
             fault = f"made with other settings than {found[0].name}"
-            raise DataError(
-                f"{run.folder}: {fault}: move one away, or train them alike"
-            )
+            remedy = "move one away, or train them alike"
+            raise DataError(f"{run.folder}: {fault}: {remedy}")
     return found
 
 

@@ -1,26 +1,23 @@
 """Stages: building a network, and training it with one loss after the other."""
 
+import math
 from typing import Any
 
 import keras
-import numpy as np
+from keras import optimizers
 
 from helpers import losses
 from helpers.batches import TileBatches
 from helpers.metrics import CompetitionScore, MeanTileIoU
 from helpers.systems import Stage, System
 from helpers.training import callbacks
-from helpers.training.checkpoints import Checkpoints, SaveState
+from helpers.training.checkpoints import Checkpoints
 from helpers.training.muon import Muon
 from helpers.unet import build_unet
 from helpers.utils.hardware import jit_compile, precision
 
 SCHEDULES = ("cosine", "plateau")
-OPTIMIZERS = {
-    "adam": keras.optimizers.Adam,
-    "rmsprop": keras.optimizers.RMSprop,
-    "muon": Muon,
-}
+OPTIMIZERS = {"adam": optimizers.Adam, "rmsprop": optimizers.RMSprop, "muon": Muon}
 
 
 class Stopped(KeyboardInterrupt):
@@ -50,7 +47,7 @@ def check(system: System) -> None:
     for part in (system, *system.stages):
         for name, low in least.items():
             value = getattr(part, name, None)
-            if value is not None and not low <= value < np.inf:
+            if value is not None and not low <= value < math.inf:
                 fault = f"{name} must be a number of at least {low}, not {value}"
                 raise ValueError(f"{system.name}: {fault}")
     for stage in system.stages:
@@ -79,21 +76,19 @@ def train(
     """
     checkpoints.load(model)
     with callbacks.StopAfterEpoch() as stop:
-        for number in range(checkpoints.stage, len(system.stages)):
-            stage = system.stages[number]
+        for stage in system.stages[checkpoints.stage :]:
             plateau = _plateau(stage) if stage.schedule == "plateau" else []
-            save = SaveState(checkpoints, system, number, plateau)
-            steps = [callbacks.SeedEpoch(data[0]), callbacks.RenameLogs(), *plateau]
-            if not plateau:
-                steps.append(callbacks.CosineRate(stage, save.first, len(data[0])))
+            first, following, end = checkpoints.begin(system, plateau)
+            rate = plateau or [callbacks.CosineRate(stage, first, len(data[0]))]
+            logs = [callbacks.SeedEpoch(data[0]), callbacks.RenameLogs()]
             _compile(model, stage, system).fit(
                 data[0],
                 validation_data=data[1],
-                initial_epoch=save.first + len(save.done),
-                epochs=save.end,
+                initial_epoch=following,
+                epochs=end,
                 shuffle=False,  # the batches shuffle themselves
                 verbose=verbose,
-                callbacks=[*steps, save, *extra, stop],
+                callbacks=[*logs, *rate, checkpoints, *extra, stop],
             )
             checkpoints.load(model)  # after a plateau stage: its best weights
             if stop.asked:
@@ -105,8 +100,8 @@ def _compile(model: keras.Model, stage: Stage, system: System) -> keras.Model:
     outputs, loss = output_names(model), losses.get(stage.loss)
     metrics = [CompetitionScore(system.transform), MeanTileIoU(system.transform)]
     each = {x: losses.get("bce") if x == "gate" else loss for x in outputs}
-    weights = {"mask": 1.0, "gate": stage.gate}
-    weights = {x: weights.get(x, stage.deep_supervision) for x in outputs}
+    shares = {"mask": 1.0, "gate": stage.gate}
+    weights = {x: shares.get(x, stage.deep_supervision) for x in outputs}
     optimizer, decay = OPTIMIZERS[stage.optimizer], stage.weight_decay or None
     with precision(model.dtype_policy.name):
         compiled = keras.Model(model.input, model.output)
@@ -123,8 +118,8 @@ def _compile(model: keras.Model, stage: Stage, system: System) -> keras.Model:
 def _plateau(stage: Stage) -> list[Any]:
     """Callbacks that lower the learning rate, and then stop, without better scores."""
     score: dict[str, Any] = {"monitor": "val_score", "mode": "max"}
-    rate = {"factor": stage.factor, "min_lr": stage.floor}
+    rate = {"factor": stage.factor, "patience": stage.patience, "min_lr": stage.floor}
     return [
-        keras.callbacks.ReduceLROnPlateau(**score, patience=stage.patience, **rate),
+        keras.callbacks.ReduceLROnPlateau(**score, **rate),
         keras.callbacks.EarlyStopping(**score, patience=stage.stopping),
     ]

@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -39,8 +40,8 @@ def estimate(
     systems: Iterable[System], tiles: Tiles, settings: Settings, fold: int = 0
 ) -> float:
     """Print how long the unfinished runs of these systems will take: float, seconds."""
-    states = [(x, runs.look_up(x, tiles, fold, settings)[2]) for x in systems]
-    left = [system for system, state in states if state != "finished"]
+    looked = ((x, runs.look_up(x, tiles, fold, settings)[2]) for x in systems)
+    left = [system for system, state in looked if state != "finished"]
     total = sum((cost(system, tiles, settings)[1] for system in left), 0.0)
     name = left[0].name if len(left) == 1 else f"{len(left)} training runs"
     about = f"{name}: about {duration(total)} on this machine"
@@ -58,15 +59,12 @@ def _steps(system: System, tiles: Tiles) -> float:
 
 def _step_times(system: System, tiles: Tiles, settings: Settings) -> tuple[int, dict]:
     """Parameters, and {policy: seconds per step}, timed once per network and device."""
-    path = settings.output_dir / "step-times.json"
-    try:
+    path, known = settings.output_dir / "step-times.json", {}
+    with suppress(OSError, ValueError, TypeError):  # else all is timed again
         known = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):  # not there, or not readable: time again
-        known = {}
     plain = replace(system, network=replace(system.network, weights=None))
-    what = [hardware.describe_device(), keras.backend.backend(), keras.__version__]
-    network = [asdict(plain.network), system.transform.size, system.batch_size]
-    key = json.dumps([*what, *network])
+    where = hardware.describe_device(), keras.backend.backend(), keras.__version__
+    key = repr((*where, plain.network, system.transform.size, system.batch_size))
     parameters, times = known.get(key, (0, {}))
     for policy in ("float32", hardware.half_precision()):
         is_long = times.get("float32", LONG) * _steps(system, tiles) >= LONG
@@ -81,8 +79,8 @@ def _time_step(system: System, policy: str) -> tuple[int, float]:
     """Parameters, and seconds per step with SGD, which compiles faster than Adam."""
     model, size = stages.build_model(system, policy), system.batch_size
     names = stages.output_names(model)
-    loss = {name: losses.get("bce") for name in names} or losses.get("bce")
     with hardware.precision(policy):
+        loss = {name: losses.get("bce") for name in names} or losses.get("bce")
         model.compile("sgd", loss, jit_compile=hardware.jit_compile())
     images = np.random.default_rng(0).integers(256, size=(size, TILE, TILE), dtype="u1")
     tiles = TileBatches(images, images > 99, system.transform, size, outputs=names)

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -40,12 +39,9 @@ def run(paths: Sequence[Path], executed: Path, runs_dir: Path) -> str:
 
     Returns:
         `""`, or the notebook and cell that failed and its error.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     books = [nbformat.read(path, as_version=4) for path in paths]
-    clock = Clock([seconds for book in books for seconds in _cell_seconds(book)])
+    clock = _Clock([seconds for book in books for seconds in _cell_seconds(book)])
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for path, book in zip(paths, books, strict=True):
@@ -62,24 +58,18 @@ def run(paths: Sequence[Path], executed: Path, runs_dir: Path) -> str:
     return ""
 
 
-class Clock:
-    """Time left of all cells, from the time that each took when outputs were made.
-
-    Args:
-        seconds: of each code cell, in order.
-    """
+class _Clock:
+    """Time left of all cells, from the seconds that each took for `publish.py`."""
 
     def __init__(self, seconds: list[float]) -> None:
-        self.past, self.rest = 0.0, list(seconds)
+        self.past, self.rest = 0.0, seconds
         self.began = self.cell_began = time.monotonic()
 
     def next_cell(self) -> None:
-        """A cell is done."""
         self.past += self.rest.pop(0)
         self.cell_began = time.monotonic()
 
     def left(self, training: float | None = None) -> float:
-        """Seconds left; `training` is the time left of the current training run."""
         pace = (self.cell_began - self.began + 30) / (self.past + 30)
         if training is None:
             in_cell = time.monotonic() - self.cell_began
@@ -92,15 +82,15 @@ def _cell_seconds(book: Any) -> list[float]:
     return (book.metadata.get(SECONDS, []) + [1.0] * count)[:count]
 
 
-def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
+def _run_one(path: Path, book: Any, clock: _Clock, runs_dir: Path) -> str:
     """Execute a notebook in place; returns the cell that failed and its error."""
-    current, interrupted, began = [0], threading.Event(), time.time()
+    current, signals, began = [0], 0, time.time()
     cells = len(_cell_seconds(book))
     bar = tqdm(total=cells, desc=path.stem, unit="cell", dynamic_ncols=True)
 
     def cell_starts(cell: Any, cell_index: int) -> None:
         current.append(cell_index)
-        if interrupted.is_set():  # while the kernel was idle, which ignores signals
+        if signals:  # while the kernel was idle, which ignores them
             raise RuntimeError("interrupted")
 
     def cell_done(**_: Any) -> None:
@@ -127,41 +117,28 @@ def _run_one(path: Path, book: Any, clock: Clock, runs_dir: Path) -> str:
                 bar.set_postfix_str(f"{text}total {total} left")
                 wait([job], timeout=REFRESH)
             except KeyboardInterrupt:
-                number = signal.SIGKILL if interrupted.is_set() else signal.SIGINT
-                provisioner: Any = client.km and client.km.provisioner
-                pid = getattr(provisioner, "pid", None)
+                pid = getattr(getattr(client.km, "provisioner", None), "pid", None)
                 if pid and len(current) > 1:  # a kernel that is starting is let be
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, number)
-                if not interrupted.is_set():
-                    bar.write("stopping (a training run finishes its epoch first)")
-                interrupted.set()
+                        os.kill(pid, signal.SIGKILL if signals else signal.SIGINT)
+                signals += 1
+                bar.write("stopping (a training run finishes its epoch first)")
     error = job.exception()
-    if interrupted.is_set():
+    if signals:
         raise KeyboardInterrupt(f"in {path.name}: run the same command to resume")
     return _fault(book.cells, current[-1], error) if error else ""
 
 
 def training_progress(runs_dir: Path, since: float) -> tuple[str, float | None]:
-    """How far the current training run has come.
-
-    Args:
-        runs_dir: folder of the runs.
-        since: seconds since 1970; runs that were left unfinished before do not count.
-
-    Returns:
-        `(text, seconds)`: name, epoch, score and time left in words, and the time left,
-        `None` in the first epoch; `("", None)` if nothing is being trained.
-    """
+    """How far the current run is, in words, and its seconds left, `None` if unknown."""
+    # A run that was left unfinished before `since`, seconds since 1970, is not current.
     try:
         plans = runs_dir.glob("*/fold-*/work/plan.json")
-        changed = {plan: plan.stat().st_mtime for plan in plans}
-        plan = max(changed, key=changed.__getitem__, default=None)
-        if plan is None or changed[plan] < since:
+        changed, plan = max((plan.stat().st_mtime, plan) for plan in plans)
+        if changed < since:
             return "", None
         stages = json.loads(plan.read_text())["system"]["stages"]
-        folder = plan.parents[1]
-        epochs = sum(stage["epochs"] for stage in stages)
+        epochs, folder = sum(stage["epochs"] for stage in stages), plan.parents[1]
         table = folder / "history.csv"
         rows = list(csv.DictReader(table.open())) if table.exists() else []
         text = f"{folder.parent.name}: epoch {min(len(rows) + 1, epochs)} of {epochs}"
@@ -170,7 +147,7 @@ def training_progress(runs_dir: Path, since: float) -> tuple[str, float | None]:
         left = (epochs - len(rows)) * float(rows[-1]["seconds"])
         score = float(rows[-1]["val_score"])
     except (OSError, ValueError, LookupError, TypeError, csv.Error):
-        return "", None  # the run has just been finished, or a file is half-written
+        return "", None  # there is no run, or a file is half-written
     return f"{text}, score {score:.3f}, {tqdm.format_interval(left)} left; ", left
 
 
@@ -186,9 +163,7 @@ def _fault(cells: list, number: int, error: BaseException) -> str:
 def _keep_images(book: Any) -> None:
     """Remove widgets, which end with their kernel, but not their still pictures."""
     for cell in book.cells:
-        for output in [
-            o for o in cell.get("outputs", []) if WIDGET in o.get("data", {})
-        ]:
-            del output.data[WIDGET]
-            if "image/png" not in output.data:
+        for output in [*cell.get("outputs", [])]:
+            widget = output.get("data", {}).pop(WIDGET, None)
+            if widget and "image/png" not in output.data:
                 cell.outputs.remove(output)

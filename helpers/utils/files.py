@@ -5,17 +5,15 @@ import os
 import platform
 import re
 import shutil
-import stat
-import threading
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
+from typing import IO
 
 COMPETITION = "tgs-salt-identification-challenge"
 TABLES = ("train.csv", "depths.csv", "sample_submission.csv")
@@ -39,10 +37,9 @@ class DataError(Exception):
 def atomic_write(path: Path | str, size: int = 0) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; move it to `path` when complete.
 
-    What processes that were killed left half-written in the same folder is removed.
-
     Args:
-        path: of the file or folder; its parents are made.
+        path: of the file or folder; its parents are made, and what processes that were
+            killed left beside it is removed.
         size: number of bytes that must be free, if it is known.
 
     Yields:
@@ -61,10 +58,15 @@ def atomic_write(path: Path | str, size: int = 0) -> Iterator[Path]:
             raise OSError(f"needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
         path.parent.mkdir(parents=True, exist_ok=True)
         _mounts.add(next(filter(os.path.ismount, parents)))
-        _sweep(path.parent)
-        prefix = f".{path.name}-{_owner()}-"
+        for left in path.parent.glob(".*-unfinished-*/.lock"):
+            with suppress(OSError), left.open("a") as file:
+                if _hold(file):  # whoever wrote there was killed
+                    shutil.rmtree(left.parent)
+        prefix = f".{path.name}-unfinished-"
         with TemporaryDirectory(prefix=prefix, dir=path.parent) as folder:
-            yield Path(folder, path.name)
+            with Path(folder, ".lock").open("a") as file:
+                _hold(file)
+                yield Path(folder, path.name)
             Path(folder, path.name).replace(path)
     except OSError as error:
         raise DataError(_unwritable(path, error)) from error
@@ -75,30 +77,17 @@ def _unwritable(path: Path, error: OSError) -> str:
     return f"{path}: cannot be written ({error}): {advice}"
 
 
-def _owner(pid: int | str | None = None) -> str:
-    """`<machine>-<process>-<its start>`, by default of this process."""
-    pid, start = pid or os.getpid(), "0"
-    with suppress(OSError):  # a system without /proc, or a process that has ended
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        start = "0" if fields[0] in "ZX" else fields[19]
-    return f"{zlib.crc32(platform.node().encode()):08x}-{pid}-{start}"
+def _hold(file: IO) -> bool | None:
+    """Lock an open file for this process; `None` where there are no locks."""
+    try:
+        import fcntl
 
-
-def _has_ended(owner: str, path: Path, patience: float) -> bool:
-    """Whether a file's owner has; on another machine, if the file is so old (s)."""
-    host, pid, _ = _owner().split("-")
-    if owner.startswith(f"{host}-") and Path(f"/proc/{pid}").exists():
-        return owner != _owner(owner.split("-")[1])
-    return time.time() - path.stat().st_mtime > patience
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes that have ended left behind in `atomic_write`."""
-    for path in folder.glob(".*"):
-        left = re.search(r"-([0-9a-f]{8}-\d+-\d+)-\w{8}$", path.name)
-        with suppress(OSError):
-            if left and _has_ended(left[1], path, 86400):
-                shutil.rmtree(path, ignore_errors=True)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False  # another process has it
+    except (ImportError, OSError):  # on Windows, and on some networks' disks
+        return None
+    return True
 
 
 @contextmanager
@@ -106,7 +95,7 @@ def lock(path: Path) -> Iterator[None]:
     """Let one process at a time into a `with` block, by a file that names it.
 
     Args:
-        path: of the file, `<what is locked>.lock`; it is removed in the end.
+        path: `<what is locked>.lock`; if its process is killed, it is free at once.
 
     Yields:
         Nothing.
@@ -114,41 +103,24 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         DataError: if another process is in the block, or for any `OSError` before it.
     """
-    # A process that is killed leaves the file, and the next one takes over: at once,
-    # or, if it ran on another machine, after five minutes without a sign of life.
     since = time.strftime("%H:%M on %d %B")
-    who = f"{_owner()} process {os.getpid()} on {platform.node()} since {since}"
-
-    def other() -> list[str]:  # whose lock it is, and its description
-        return path.read_bytes().decode(errors="replace").split(" ", 1)
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if left := path.exists() and _has_ended(other()[0], path, 300):
-            path.unlink()
-        mine = False
-        with suppress(FileExistsError), path.open("x") as file:
-            mine = bool(file.write(who))
-        time.sleep(left)  # another process may take over in the same moment
-        if not mine or path.read_text(errors="replace") != who:
-            fault = f"being trained by {other()[-1] or 'another process'}"
-            remedy = "wait for it, or set another SALT_OUTPUT_DIR"
-            raise DataError(f"{path.with_suffix('')}: {fault}: {remedy}")
+        file = path.open("a+", errors="replace")
+        if _hold(file) is False:
+            other = file.seek(0) or file.read() or "another process"
+            fault = f"being trained by {other}: wait for it, or set another"
+            raise DataError(f"{path.with_suffix('')}: {fault} SALT_OUTPUT_DIR")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {since}")
+        file.flush()
     except OSError as error:
         raise DataError(_unwritable(path, error)) from error
-    done = threading.Event()
-
-    def live() -> None:
-        while not done.wait(30):
-            with suppress(OSError):
-                os.utime(path)
-
-    threading.Thread(target=live, daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
-        path.unlink(missing_ok=True)
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -158,14 +130,18 @@ class File:
     where: str  # for messages
     load: Callable[[], bytes]
     path: Path | None = None  # if on disk
-    rank: tuple[int, int] = (0, 0)  # other folders and zips around it; the lowest wins
+    rank: int = 0  # ten times the other folders around it, plus zips; the lowest wins
 
     def read(self) -> bytes:
-        """Its content, or `DataError` with the remedy."""
+        """Its content.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
         try:
             return self.load()
         except Exception as error:  # the decoders raise many kinds
-            raise _refusal(self.where, "unreadable file", error) from error
+            raise DataError(_refusal(self.where, "unreadable file", error)) from error
 
 
 def index_files(source: Path | str) -> dict[str, File]:
@@ -178,13 +154,13 @@ def index_files(source: Path | str) -> dict[str, File]:
     source = Path(source)
     files: dict[str, File] = {}
     try:
-        is_folder = stat.S_ISDIR(source.stat().st_mode)
+        source.stat()
     except (OSError, ValueError) as error:
         fault = getattr(error, "strerror", None) or error
         raise DataError(f"{source}: no folder or zip ({fault}). {ADVICE}") from error
-    if not is_folder:
+    if not source.is_dir():
         _add_zip(files, PurePath(), File(str(source), source.read_bytes, source))
-    for path in _walk(source) if is_folder else ():
+    for path in _walk(source) if source.is_dir() else ():
         _add(files, path.relative_to(source), File(str(path), path.read_bytes, path))
     if not files.keys() & {*TABLES}:
         raise DataError(f"{source}: holds none of {', '.join(TABLES)}. {ADVICE}")
@@ -206,7 +182,7 @@ def _walk(source: Path) -> Iterator[Path]:
     """The files in a folder and six levels below, in order; links are followed."""
 
     def refuse(error: OSError) -> None:
-        raise _refusal(error.filename, "unreadable folder", error)
+        raise DataError(_refusal(error.filename, "unreadable folder", error))
 
     for here, folders, names in os.walk(source, onerror=refuse, followlinks=True):
         deep = len(Path(here).parts) - len(source.parts) > 5  # links in a circle, say
@@ -226,7 +202,7 @@ def _add(files: dict[str, File], name: PurePath, file: File) -> None:
     around = [*folders, name.stem.lower()] if suffix == ".zip" else folders
     split = [part for part in around if part in ("train", "test")][-1:]
     other = [x for x in folders if x not in OURS and COMPETITION not in x]
-    file = replace(file, rank=(file.rank[0] + len(other), file.rank[1]))
+    file = replace(file, rank=file.rank + 10 * len(other))
     bundle = len(name.parts) == 1 and file.path and zipfile.is_zipfile(file.path)
     if suffix == ".zip" and (split or COMPETITION in name.stem or bundle):
         return _add_zip(files, PurePath(*split), file)
@@ -242,24 +218,22 @@ def _add(files: dict[str, File], name: PurePath, file: File) -> None:
 
 
 def _add_zip(files: dict[str, File], prefix: PurePath, file: File) -> None:
-    if file.rank[1] > 2:  # a zip that holds itself, say
-        return
     content = file.path or io.BytesIO(file.read())
     try:
         archive = zipfile.ZipFile(content)
     except Exception as error:
-        raise _refusal(file.where, "damaged zip", error) from error
+        raise DataError(_refusal(file.where, "damaged zip", error)) from error
     for info in archive.infolist():
-        if info.filename[-1:] not in ("", "/"):  # a folder
-            where, read = f"{file.where}!{info.filename}", partial(archive.read, info)
-            member = File(where, read, None, (file.rank[0], file.rank[1] + 1))
+        if info.filename[-1:] not in ("", "/") and file.rank % 10 < 4:  # no folder
+            read = partial(archive.read, info)
+            member = File(f"{file.where}!{info.filename}", read, rank=file.rank + 1)
             _add(files, prefix / info.filename.lstrip("/"), member)
 
 
-def _refusal(where: str, kind: str, error: Exception) -> DataError:
+def _refusal(where: str, kind: str, error: Exception) -> str:
     """Why a file, zip or folder cannot be read, and what to do."""
     if isinstance(error, PermissionError):
-        return DataError(f"{where}: no permission to read it: change its mode")
+        return f"{where}: no permission to read it: change its mode"
     if isinstance(error, RuntimeError):  # a password, or an unknown compression
-        return DataError(f"{where}: {error}: unpack the zip yourself, into its folder")
-    return DataError(f"{where}: {kind} ({error}): fetch it again")
+        return f"{where}: {error}: unpack the zip yourself, into its folder"
+    return f"{where}: {kind} ({error}): fetch it again"

@@ -57,17 +57,16 @@ def describe_device() -> str:
         return _gpu_details()[0] or accelerator()
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    found = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
-    name = found[1] if found else platform.processor() or platform.machine()
+    found = re.findall(r"^model name\s*: (.+)", text, re.MULTILINE)
+    name = [*found, platform.processor() or platform.machine()][0]
     return f"{name}, {os.cpu_count()} cores"
 
 
 def half_precision() -> str:
     """The 16-bit dtype policy that may be faster here than float32: str.
 
-    `"mixed_bfloat16"`, which has the range of float32, except on NVIDIA's GPUs before
-    Ampere, which multiply float16 only (compute capability below 8; a T4 has 7.5).
-    Weights, losses and scores stay in float32. https://developer.nvidia.com/cuda-gpus
+    NVIDIA's GPUs before Ampere (compute capability below 8; a T4 has 7.5) multiply
+    float16, but not bfloat16, which has the range of float32.
     """
     capability = _gpu_details()[1] if accelerator().lower().startswith("gpu") else None
     return "mixed_float16" if capability and capability < (8, 0) else "mixed_bfloat16"
@@ -75,13 +74,8 @@ def half_precision() -> str:
 
 def _gpu_details() -> tuple[str, tuple[int, ...] | None]:
     """Name and compute capability of the first accelerator, as far as it has them."""
-    if load_keras().backend.backend() == "jax":
-        import jax
-
-        device = jax.devices()[0]
-        version = getattr(device, "compute_capability", None)
-        capability = tuple(map(int, version.split("."))) if version else None
-        return device.device_kind, capability
+    if load_keras().backend.backend() != "tensorflow":
+        return "", None
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -102,10 +96,7 @@ def precision(policy: str) -> Iterator[None]:
 
 
 def jit_compile() -> bool | str:
-    """Keras' `jit_compile`: XLA on a single accelerator, otherwise not on TensorFlow.
-
-    TensorFlow's own CPU kernels are faster, and XLA does not compile the communication
-    between several devices.
-    """
+    """Keras' `jit_compile`: on TensorFlow, XLA for a single accelerator only."""
+    # Its CPU kernels are faster, and XLA compiles no communication between devices.
     tensorflow = load_keras().backend.backend() == "tensorflow"
     return False if tensorflow and len(accelerators()) != 1 else "auto"

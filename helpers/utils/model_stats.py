@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,19 +24,10 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def receptive_field(model: keras.Model) -> int:
-    """Side of the square of input pixels that a value of the last output depends on.
-
-    A convolution or pooling adds its kernel size less one, times the stride of its
-    input. Squeeze-and-excitation, which looks at the whole tile, is not counted.
-
-    Args:
-        model: an encoder, see `encoders.build_encoder`.
-
-    Returns:
-        int, pixels; it can be larger than the tile.
-
-    Source: Araujo, Norris, Sim, 2019, https://distill.pub/2019/computing-receptive-fields
-    """
+    """Side of the square of pixels that a value of the last output depends on: int."""
+    # A convolution or pooling adds its kernel size less one, times the stride of its
+    # input. Squeeze-and-excitation, which looks at the whole tile, is not counted.
+    # https://distill.pub/2019/computing-receptive-fields
     known: dict[int, tuple[int, int]] = {}  # {id of a tensor: (field, stride)}
     for layer in model.layers:
         inputs = keras.tree.flatten(layer.input)  # none of the input layer
@@ -53,9 +45,7 @@ def _number(layer: keras.Layer, name: str) -> int:
     return int(np.ravel(getattr(layer, name, 1))[0])
 
 
-def seconds_per_tile(
-    model: keras.Model, batch_size: int = 8, repeats: int = 3
-) -> float:
+def seconds_per_tile(model: Any, batch_size: int = 8, repeats: int = 3) -> float:
     """Time to predict one tile on this machine: the best of `repeats`, in seconds."""
     tiles = np.zeros((batch_size, *model.input_shape[1:]), np.float32)
     times = []

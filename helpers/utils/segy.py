@@ -35,8 +35,7 @@ def open_survey(path: Path, lines: Any = LINES, mode: str = "r") -> Iterator[Any
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         fault = "not SEG-Y, or truncated: fetch it again"
         if "iline" in str(error):
-            fault = f"not a full grid of sorted lines with numbers at bytes {lines}: "
-            fault += "sort it, or give other bytes by --lines"
+            fault = f"no full, sorted grid at bytes {lines}: sort it, or give --lines"
         raise DataError(f"{path}: {fault}") from error
     with survey:
         single = min(len(survey.ilines), len(survey.xlines)) < 2
@@ -48,17 +47,17 @@ def open_survey(path: Path, lines: Any = LINES, mode: str = "r") -> Iterator[Any
 
 @lru_cache(maxsize=1)
 def _predictor(run: str | None) -> Any:
-    """`predict_section` by the geology weights, or by the network of a run's folder."""
+    """`predict_section` by the geology weights, or by the network of a run."""
     load_keras()
     from helpers import batches, inference, systems
     from helpers.training import Run
 
+    predict = inference.predict_section
     if run is None:
-        model = systems.load_pretrained(systems.DEFAULT)
-        return partial(inference.predict_section, model)
+        return partial(predict, systems.load_pretrained(systems.DEFAULT))
     trained = Run(Path(run))
     transform = batches.ResizeOrPad(**trained.config["system"]["transform"])
-    return partial(inference.predict_section, trained.model(), transform=transform)
+    return partial(predict, trained.model(), transform=transform)
 
 
 def _mark(source: Path, lines: Any, run: str | None, scale: Any, number: int) -> Any:
@@ -87,15 +86,15 @@ def mark_survey(
     with open_survey(source, lines) as survey:
         numbers = survey.ilines.tolist()
     weights = b"".join(x.tobytes() for x in _predictor(run).args[0].get_weights())
-    made = str(source), file.st_size, file.st_mtime, zlib.crc32(weights)
-    plan = json.dumps([made, scale, lines])
+    made = str(source), file.st_size, file.st_mtime, zlib.crc32(weights), scale, lines
+    plan = json.dumps(made)
     draft, log = (target.with_name(f".{target.name}.{x}") for x in ("part", "done"))
     done = log.read_text().splitlines() if log.exists() and draft.exists() else []
     if done[:1] != [plan]:
         shutil.copyfile(source, draft)
         log.write_text(f"{plan}\n")
-        done = [plan]
-    left = [number for number in numbers if str(number) not in done[1:]]
+        done = []
+    left = [number for number in numbers if str(number) not in done]
     task = partial(_mark, source.absolute(), lines, run, scale)
     bar = tqdm(total=len(numbers), initial=len(numbers) - len(left), unit="inline")
     with bar, open_survey(draft, lines, "r+") as survey, log.open("a") as finished:

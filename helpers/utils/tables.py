@@ -2,8 +2,8 @@
 
 import csv
 import io
+import re
 from collections import Counter
-from collections.abc import Iterable
 
 import pandas as pd
 
@@ -22,27 +22,21 @@ def parse(content: bytes, where: str, column: str, remedy: str) -> pd.DataFrame:
         header, *rows = [row for row in csv.reader(lines, strict=True) if row] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{where}: unreadable ({error}): {remedy}") from error
-    odd = next((row for row in rows if len(row) != len(header)), None)
+    table, fault = pd.DataFrame(), ""
     if not {"id", column} <= {*header} or len({*header}) < len(header):
         fault = f"header {str(header)[:80]}, needs id and {column}"
-    elif odd:
-        count = f"{len(odd)} fields, not {len(header)}"
-        fault = f"row {odd[0]!r:.40} has {count} (is there a comma at its end?)"
+    elif odd := [row for row in rows if len(row) != len(header)]:
+        count = f"{len(odd[0])} fields, not {len(header)}"
+        fault = f"row {odd[0][0]!r:.40} has {count} (is there a comma at its end?)"
     else:
         table = pd.DataFrame(rows, columns=header, dtype=str)
-        fault = fault_in_ids(table["id"])
+        counts = Counter(table["id"])
+        if odd := [x for x in counts if not re.fullmatch("[0-9A-Za-z]{1,39}", x)]:
+            fault = f"{odd[0]!r:.40} is no id of letters and digits (spreadsheet?)"
+        elif repeated := [name for name, count in counts.items() if count > 1]:
+            fault = f"id {repeated[0]} appears more than once"
+        elif not counts:
+            fault = "has no rows"
     if fault:
         raise DataError(f"{where}: {fault}: {remedy}")
     return table
-
-
-def fault_in_ids(ids: Iterable[str]) -> str:
-    """What is wrong with these ids, or `""`."""
-    counts = Counter(ids)
-    if not counts:
-        return "has no rows"
-    if odd := [x for x in counts if not (x.isascii() and x.isalnum() and len(x) < 40)]:
-        return f"{odd[0]!r:.40} is no id of letters and digits (from a spreadsheet?)"
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        return f"id {repeated[0]} appears more than once"
-    return ""

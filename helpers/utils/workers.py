@@ -18,25 +18,19 @@ def run_tasks(
 ) -> Iterator[Any]:
     """Yield `function(item)` of all items, in order, or as workers finish.
 
-    Args:
-        function, items: must be picklable; a dead worker's item goes to another one.
-        scheduler: address such as `tcp://host:8786`, whose workers see the same files;
-            `local:2`: two workers here; `None`: no workers.
-
-    Returns:
-        An iterator.
-
     Raises:
         DataError: if Dask is not installed.
     """
+    # A scheduler is an address such as tcp://host:8786, whose workers see the same
+    # files, or local:2, two workers here. A dead worker's item goes to another one.
     if scheduler is None:
         yield from map(function, items)
         return
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        fault = '--scheduler needs Dask: pip install "dask[distributed]"'
-        raise DataError(fault) from error
+        remedy = 'pip install "dask[distributed]"'
+        raise DataError(f"--scheduler needs Dask: {remedy}") from error
     options: dict[str, Any] = {"address": scheduler}
     if scheduler.startswith("local"):
         count = int(scheduler.partition(":")[2] or 2)

@@ -74,8 +74,6 @@ def main():
         weights = np.linspace(0.1, 0.9, count).round(2)
         clock("what if: weight", setter(mixer.sliders["wild"], weights))
         clock("what if: threshold", setter(threshold, thresholds))
-        sizes = range(20, 20 + 10 * count, 10)
-        clock("what if: min component size", setter(mixer.component, sizes))
 
 
 if __name__ == "__main__":
