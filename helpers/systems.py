@@ -54,9 +54,9 @@ class Stage:
     loss: str  # of the mask, a name in `losses.LOSSES`
     epochs: int  # at most
     learning_rate: float = 1e-3  # at the start
-    # "cosine" decays to zero and keeps the last weights. "plateau" multiplies the rate
-    # by `factor` after `patience` epochs without a better validation score, but not
-    # below `floor`, stops after `stopping` such epochs, and keeps the best weights.
+    # "cosine" decays to zero. "plateau" multiplies the rate by `factor`, down to
+    # `floor`, after `patience` epochs without a better validation score, and stops
+    # after `stopping` of them, with the best weights.
     schedule: str = "cosine"
     warm_up: int = 100  # steps of linear warm-up before the cosine
     patience: int = 5
@@ -105,11 +105,11 @@ class System:
         return ((self.name, 1.0),)
 
     def with_weights(self, weights: Path | str) -> Self:
-        """A copy with other encoder weights: a path, `"imagenet"` or `"none"`."""
-        network = replace(self.network, weights=str(weights))
+        """A copy with other weights: a path, `"imagenet"`, ..., or `"none"`."""
+        changes: dict[str, Any] = {"weights": str(weights)}
         if weights == "none":  # random weights have to be learned: nothing is frozen
-            network = replace(network, weights=None, frozen=())
-        return replace(self, network=network)
+            changes = {"weights": None, "frozen": ()}
+        return replace(self, network=replace(self.network, **changes))
 
     def within(self, budget: Budget) -> Self:
         """A copy within a `config.Budget`, comparable with other systems' copies.
@@ -215,10 +215,8 @@ _ALL = (
         name="salt-net",
         title="Our default: residual U-Net at half size, Lovasz at the end",
         source="this repository",
-        network=Network(
-            weights="geology", filters=16, depth=4, blocks=2, stem_stride=2,
-            residual=True,
-        ),
+        network=Network(weights="geology", filters=16, depth=4, blocks=2,
+                        stem_stride=2, residual=True),
         stages=(
             Stage("bce+dice", 120, 0.01, **_MUON),
             Stage("lovasz-elu", 80, 0.005, warm_up=0, **_MUON),
@@ -297,8 +295,7 @@ def load_pretrained(name: str = "salt-net") -> keras.Model:
         name: of a row whose network has `weights="geology"`.
 
     Returns:
-        A Keras model from float32 (n, 128, 128, 1) in [0, 1] to logits of the same
-        shape; `inference.predict(model, images)` pads, and gives probabilities.
+        A Keras model as of `build_unet`; `inference.predict(model, images)` uses it.
 
     Raises:
         ValueError: for a system without such weights, or a damaged weight file.
@@ -306,8 +303,7 @@ def load_pretrained(name: str = "salt-net") -> keras.Model:
     system = get(name)
     if not isinstance(system, System) or system.network.weights != "geology":
         raise ValueError(f"{name} has no weights of its own: only {DEFAULT} has")
-    size = system.transform.size
-    return build_unet(input_shape=(size, size, 1), **system.network.options())
+    return build_unet(**system.network.options())
 
 
 def table() -> pd.DataFrame:

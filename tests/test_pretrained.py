@@ -45,7 +45,7 @@ def test_only_salt_net_has_them():
 def test_changed_or_missing_file_is_refused(model, monkeypatch, tmp_path):
     path = tmp_path / "salt-net.safetensors"
     monkeypatch.setattr(weights, "GEOLOGY", path)
-    with pytest.raises(ValueError, match=r"salt-net.safetensors: is missing"):
+    with pytest.raises(ValueError, match=r"salt-net.safetensors: missing"):
         weights.load_geology(model)
     shutil.copy(weights.__file__, path)
     with pytest.raises(ValueError, match=r"changed"):

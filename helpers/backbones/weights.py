@@ -170,8 +170,7 @@ def load_geology(model: keras.Model) -> None:
     """
     data = GEOLOGY.read_bytes() if GEOLOGY.is_file() else b""
     if hashlib.sha256(data).hexdigest() != GEOLOGY_SHA256:
-        fault = "is missing or changed: copy it from the course again"
-        raise ValueError(f"{GEOLOGY}: {fault}, or {RANDOM}")
+        raise ValueError(f"{GEOLOGY}: missing or changed: copy it again, or {RANDOM}")
     arrays = safetensors.numpy.load(data)
     shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
     if shapes != {path: array.shape for path, array in arrays.items()}:
