@@ -19,19 +19,13 @@ from helpers.utils.files import DataError
 from helpers.utils.hardware import load_keras
 
 STOPPED = 130  # exit status of a program that was asked to stop
-MAX_EPOCHS = 100_000
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read the options and act; wrong ones end the program with status 2.
+    """Read the options, by default those of this process, and act.
 
-    Args:
-        arguments: the words after the command; by default those of this process.
-
-    Returns:
-        The exit status: 0, 1 for a failure, or 130 for a training run that was asked
-        to stop; the same command resumes it.
+    The exit status is 0, 1 for a failure, 2 for a wrong option, or 130 if stopped.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -60,13 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    # An option counts before the command's name and after it:
-    missing: dict[str, Any] = {"default": argparse.SUPPRESS}
-    common.add_argument("--profile", choices=PROFILES, help="sizes, epochs", **missing)
+    # These count before a command's name and after it, where they have no default.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--profile", choices=PROFILES, help="sizes, epochs")
     data, text = partial(_folder, word=SYNTHETIC), "folder of the data, or synthetic"
-    common.add_argument("--data-dir", type=data, help=text, **missing)
-    common.add_argument("--output-dir", type=_folder, help="for results", **missing)
+    common.add_argument("--data-dir", type=data, help=text)
+    common.add_argument("--output-dir", type=_folder, help="for results")
     name = "python -m helpers"
     parser = argparse.ArgumentParser(name, description=__doc__, parents=[common])
     parser.set_defaults(act=_run_notebooks)
@@ -89,11 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     section.add_argument("source", type=Path, help="SEG-Y file, 3-D and stacked")
     section.add_argument("target", type=Path, help="its copy, with probabilities")
     section.add_argument("--run", help="folder of one; default: the geology weights")
-    two: dict[str, Any] = {"nargs": 2, "metavar": ("DOWN", "ALONG")}
     text = "a tile's pixels per sample, and per trace"
-    section.add_argument("--scale", type=float, default=(1, 1), help=text, **two)
-    text, two["metavar"] = "bytes of both numbers", ("INLINE", "CROSSLINE")
-    section.add_argument("--lines", type=int, default=(189, 193), help=text, **two)
+    section.add_argument("--scale", type=float, nargs=2, default=(1, 1), help=text)
+    text = "bytes of a header with the inline and the crossline number"
+    section.add_argument("--lines", type=int, nargs=2, default=(189, 193), help=text)
     section.add_argument("--truth", type=Path, help="SEG-Y file of 1 in salt: the IoU")
     for command in (train, section):
         text = "Dask's workers: tcp://HOST:PORT, or local:2 for two here"
@@ -102,7 +94,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _folder(text: str, word: str = "") -> str:
-    """An absolute path, unless it is this word."""
     if not text.strip():  # a shell's variable that is not set, say
         raise argparse.ArgumentTypeError("is empty: name a folder")
     kept = text.lower() == word or text[0] == "~"
@@ -125,8 +116,8 @@ def _planned(options: argparse.Namespace, settings: Settings) -> list:
     from helpers import systems
     from helpers.training import plans, stages
 
-    if options.epochs is not None and not 1 <= options.epochs <= MAX_EPOCHS:
-        raise ValueError(f"--epochs: 1 to {MAX_EPOCHS}, not {options.epochs:.4g}")
+    if options.epochs is not None and not 1 <= options.epochs <= 100_000:
+        raise ValueError(f"--epochs: 1 to 100000, not {options.epochs:.4g}")
     profile, name, planned = settings.profile, options.system, []
     if own := name.endswith(".json"):
         rows = [plans.read_system(name)]
@@ -141,7 +132,6 @@ def _planned(options: argparse.Namespace, settings: Settings) -> list:
         row = row.within(replace(budget, epochs=options.epochs or budget.epochs))
         if options.weights is not None:
             row = row.with_weights(options.weights)
-        plans.check_name(row.name)
         stages.check(row)
         if wrong := [fold for fold in options.fold if not 0 <= fold < row.folds]:
             raise ValueError(f"--fold: must be 0 to {row.folds - 1}, not {wrong[0]}")
@@ -150,7 +140,6 @@ def _planned(options: argparse.Namespace, settings: Settings) -> list:
 
 
 def _train(options: argparse.Namespace, settings: Settings) -> int:
-    """Train a system, or each member of an ensemble, on the folds asked for."""
     from helpers import training
     from helpers.utils import workers
 
@@ -164,12 +153,11 @@ def _train(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _section(options: argparse.Namespace, settings: Settings) -> int:
-    """Mark the salt in a survey, and compare it with the truth if that is known."""
     from helpers.utils import segy
 
-    source, target, lines = options.source, options.target, options.lines
+    target, lines = options.target, options.lines
     how = options.run, options.scale, lines, options.scheduler
-    segy.mark_survey(source, target, *how)
+    segy.mark_survey(options.source, target, *how)
     print(f"probabilities of salt: {target}")
     if options.truth:
         print(f"IoU of the salt: {segy.iou(target, options.truth, lines):.3f}")

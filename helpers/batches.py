@@ -1,6 +1,5 @@
 """From native 101 x 101 tiles to batches, and from predictions back to native tiles."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +81,13 @@ class TileBatches(keras.utils.PyDataset):
         batch_size: int = 32,
         augmentation: Augmentation | None = None,  # `None`: not shuffled, either
         seed: int = 0,
-        outputs: Sequence[str] = (),  # names of the network's, if it has several
+        gate: bool = False,  # whether the network has an output `"gate"` as well
         devices: int = 1,  # batches are multiples of it, and leftover tiles dropped
     ) -> None:
         super().__init__()
         self.transform = transform
         self.images, self.masks = transform.forward(images), transform.forward(masks)
-        self.augmentation, self.seed, self.outputs = augmentation, seed, outputs
+        self.augmentation, self.seed, self.gate = augmentation, seed, gate
         self.batch_size = max(batch_size // devices, 1) * devices
         self.used = len(self.images) // devices * devices
         self.start_epoch(0)
@@ -104,10 +103,7 @@ class TileBatches(keras.utils.PyDataset):
         self.epoch, self.order = epoch, order[: self.used]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
-        """Images and targets, float32 (batch, size, size, 1).
-
-        The target of the output `"gate"` is whether there is salt, (batch, 1).
-        """
+        """Images and masks, float32 (batch, size, size, 1); `"gate"` is (batch, 1)."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
@@ -118,6 +114,5 @@ class TileBatches(keras.utils.PyDataset):
             rng = np.random.default_rng((self.seed, self.epoch, 1 + index))
             images, masks = self.augmentation(images, masks, rng)
         images, masks = images[..., None], masks[..., None]
-        gate = masks.max(axis=(1, 2))
-        targets = {name: gate if name == "gate" else masks for name in self.outputs}
-        return images, targets or masks
+        targets = {"mask": masks, "gate": masks.max(axis=(1, 2))}
+        return images, targets if self.gate else masks

@@ -22,7 +22,7 @@ from typing import Self
 import numpy as np
 
 from helpers.utils.files import ADVICE, COMPETITION
-from helpers.utils.hardware import accelerator, load_keras
+from helpers.utils.hardware import accelerators, load_keras
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ""  # OWNER/NAME@COMMIT on GitHub, once there is one; see tests/publish.py
@@ -132,7 +132,7 @@ def start() -> Settings:
     print(f"Python {platform.python_version()}, NumPy {np.__version__}")
     print(f"Keras {keras.__version__} on {backend.__name__} {backend.__version__}")
     hint = "".join(text for name, text in GPU_HINTS.items() if name in os.environ)
-    print(f"device:  {accelerator() or 'CPU, no accelerator' + hint}")
+    print(f"device:  {', '.join(accelerators()) or 'CPU, no accelerator' + hint}")
     print(settings.describe())
     return settings
 
@@ -159,7 +159,7 @@ def _choose_profile(wanted: str, data: Path | str) -> tuple[str, str]:
     if wanted:
         known = ", ".join(PROFILES)
         raise ValueError(f"SALT_PROFILE: {wanted!r} must be one of {known}")
-    if not accelerator():
+    if not accelerators():
         return "quick", "no accelerator"
     if data == SYNTHETIC:
         return "quick", "enough for synthetic tiles"

@@ -142,8 +142,8 @@ def open_data(settings: Settings) -> dict[str, File]:
     if not settings.synthetic:
         index = files.index_files(settings.data)
         if file := index.get("sections.csv"):
-            fault = "belongs to synthetic tiles: set SALT_DATA_DIR=synthetic for them"
-            raise DataError(f"{file.where}: {fault}, else move it away")
+            fault = "of synthetic tiles: set SALT_DATA_DIR=synthetic, or move it away"
+            raise DataError(f"{file.where}: {fault}")
         return index
     train = settings.profile.train_tiles or 1500
     test = settings.profile.test_tiles or 500
@@ -206,9 +206,8 @@ def _numbers(index: Mapping, name: str, column: str, ids: pd.Series) -> np.ndarr
     known = read_table(index, name, column).set_index("id")[column]
     texts = known.reindex(ids, fill_value="missing")
     if (wrong := ~texts.str.fullmatch(r"[0-9]{1,6}(\.0*)?")).any():
-        fault = (
-            f"{column} of tile {texts.index[wrong][0]} is {texts[wrong].iloc[0]!r:.40}"
-        )
+        tile, text = texts.index[wrong][0], texts[wrong].iloc[0]
+        fault = f"{column} of tile {tile} is {text!r:.40}"
         remedy = "not 0 to 999999 (has a spreadsheet cut its zeros?): fetch it again"
         raise DataError(f"{find_file(index, name).where}: {fault}, {remedy}")
     return texts.astype(float).to_numpy(int)

@@ -130,27 +130,17 @@ def stride_of(name: str, **options: Any) -> int:
 
 
 def scratch(
-    x: Tensor,
-    filters: int = 16,
-    depth: int = 4,
-    blocks: int = 1,
+    x: Tensor,  # the tile, (batch, height, width, 1)
+    filters: int = 16,  # of the first stage, doubled at every other stage
+    depth: int = 4,  # how often the size is halved
+    blocks: int = 1,  # number of `conv_block`s in a stage
     residual: bool = False,
-    dropout: float = 0.0,
-    stem_stride: int = 1,
+    dropout: float = 0.0,  # rate, after each pooling
+    stem_stride: int = 1,  # of a convolution before the first stage; 1 for none
 ) -> list[Tensor]:
     """The contracting path of a U-Net (Ronneberger et al. 2015, arXiv:1505.04597).
 
-    Args:
-        x: the tile, (batch, height, width, 1).
-        filters: of the first stage, doubled at every other stage.
-        depth, blocks: how often the size is halved, and the number of `conv_block`s in
-            a stage.
-        residual, dropout: residual blocks, and the dropout rate after each pooling.
-        stem_stride: of a convolution before the first stage, so that the network works
-            at a fraction of the size; 1 for none.
-
-    Returns:
-        `depth + 1` feature maps at stem_stride, 2 stem_stride, ..., finest first.
+    Gives `depth + 1` feature maps at stem_stride, 2 stem_stride, ..., finest first.
     """
     features = []
     if stem_stride > 1:

@@ -141,18 +141,12 @@ def score_grid(
 def cross_fit(
     masks: np.ndarray, probabilities: np.ndarray, seed: int = 0
 ) -> tuple[PostProcess, np.ndarray]:
-    """Choose a `PostProcess`, and estimate its score without bias.
-
-    Args:
-        masks, probabilities: (n, height, width), of tiles that were not trained on.
-        seed: of a split; each half is scored with the best choice for the other half.
-
-    Returns:
-        `(post_process, scores)`: the choice made on all tiles, and float (n,).
+    """Choose a `PostProcess` on tiles (n, height, width), and score it without bias.
 
     Raises:
         ValueError: for fewer than two tiles.
     """
+    # Each half is scored with the best choice for the other half: float (n,).
     if len(masks) < 2:
         raise ValueError("cross-fitting splits the tiles in half: pass two or more")
     grid, scores = score_grid(masks, probabilities)
@@ -181,25 +175,17 @@ def bootstrap_ci(scores: ArrayLike) -> tuple[float, float]:
 
 def predict_section(
     model: keras.Model,
-    section: ArrayLike,
+    section: ArrayLike,  # (samples, traces), amplitudes, or gray levels if uint8
     transform: ResizeOrPad = ResizeOrPad(),  # noqa: B008 (it is frozen)
-    scale: float | tuple[float, float] = 1.0,
+    scale: float | tuple[float, float] = 1.0,  # a tile's pixels per sample and trace
     batch_size: int = 16,
 ) -> np.ndarray:
     """Predict the probability of salt in a section, in windows that overlap by half.
 
-    Args:
-        model, transform, batch_size: see `predict`.
-        section: (samples, traces), amplitudes, or gray levels if uint8.
-        scale: pixels of a tile per sample, and per trace.
-
-    Returns:
-        float32 (samples, traces) in [0, 1]; 0 where the section is not finite, and in
-        constant traces.
-
     Raises:
         ValueError: for another shape, or a scale that is not positive.
     """
+    # It is 0 where the section is not finite, and in constant traces.
     section, zoom = np.asarray(section), np.ones(2) * scale
     if section.ndim != 2 or not section.size or not 0 < zoom.min() <= zoom.max() < 99:
         given = f"these are {section.shape} and {scale}"

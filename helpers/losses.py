@@ -98,7 +98,7 @@ def lovasz_hinge(y_true: Tensor, y_pred: Tensor, activation: str = "relu") -> Te
 
 def _sort_descending(errors: Tensor) -> Tensor:
     """Indices that sort each row, largest first: int (n, pixels)."""
-    if keras.backend.backend() != "tensorflow" or hardware.accelerator():
+    if keras.backend.backend() != "tensorflow" or hardware.accelerators():
         return ops.argsort(-errors, axis=1)
     from tensorflow import int32, numpy_function
 
@@ -139,7 +139,7 @@ class LovaszHinge(Loss):
 
 @keras.saving.register_keras_serializable("salt")
 class WeightedSum(Loss):
-    """Weighted sum, for example `WeightedSum([LovaszHinge(), DiceLoss()], [0.8, 0.2])`.
+    """Weighted sum, such as `WeightedSum([LovaszHinge(), DiceLoss()], [0.8, 0.2])`.
 
     Raises:
         ValueError: unless there are as many weights as losses, with a positive sum.

@@ -75,10 +75,7 @@ def _counts(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarra
 class CompetitionScore(keras.metrics.Mean):
     """`mean_precision` as a Keras metric on logits (batch, height, width, 1).
 
-    It is exact over an epoch whose last batch is shorter. A tile with a NaN scores 0.
-
-    Args:
-        transform: the network's, to score native tiles; else every pixel counts.
+    By the network's `transform` native tiles are scored. A tile with a NaN scores 0.
     """
 
     default_name = "score"

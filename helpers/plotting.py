@@ -111,9 +111,7 @@ def live_curves() -> Callable[[pd.DataFrame], None]:
     return show
 
 
-def show_tiles(
-    tiles: Tiles, titles: Sequence[str] | None = None, color: str = TRUTH
-) -> Figure:
+def show_tiles(tiles: Tiles, titles: Sequence[str] | None = None) -> Figure:
     """Tiles with the outlines of their masks, titled with id and depth by default."""
     rows = -(-len(tiles) // 6)
     figure, axes = plt.subplots(rows, 6, figsize=(10.5, 2.0 * rows), squeeze=False)
@@ -122,26 +120,22 @@ def show_tiles(
     for index, axis in enumerate(axes.flat[: len(tiles)]):
         draw_tile(axis, tiles.images[index])
         if tiles.masks is not None:
-            outline(axis, tiles.masks[index], color)
+            outline(axis, tiles.masks[index], TRUTH)
         name = f"{tiles.ids[index]}\n{tiles.depths[index]} ft"
         axis.set_title(titles[index] if titles is not None else name, fontsize=9)
     return figure
 
 
 def show_section(
-    seismic: np.ndarray,
-    probabilities: np.ndarray | None = None,
-    truth: np.ndarray | None = None,
+    seismic: np.ndarray, probabilities: np.ndarray, truth: np.ndarray
 ) -> Figure:
     """A section in gray, predicted salt in orange, true salt outlined in blue."""
     figure, axis = plt.subplots(figsize=(8.4, 8.4 * len(seismic) / seismic.shape[1]))
     limit = np.percentile(np.abs(seismic), 98)
     axis.imshow(seismic, vmin=-limit, vmax=limit)
-    if probabilities is not None:
-        shades = LinearSegmentedColormap.from_list("", [(GUESS, 0.0), (GUESS, 0.55)])
-        axis.imshow(probabilities, vmin=0, vmax=1, cmap=shades)
-    if truth is not None:
-        outline(axis, truth, TRUTH)
+    shades = LinearSegmentedColormap.from_list("", [(GUESS, 0.0), (GUESS, 0.55)])
+    axis.imshow(probabilities, vmin=0, vmax=1, cmap=shades)
+    outline(axis, truth, TRUTH)
     axis.axis("off")
     return figure
 
@@ -174,10 +168,8 @@ def show_predictions(
     """
     masks = post_process(probabilities)
     scores = precision_per_image(tiles.masks, masks)
-    size = (8.4, 2.05 * len(tiles) + 0.4)
-    figure, axes = plt.subplots(
-        len(tiles), 4, figsize=size, squeeze=False, subplot_kw=BARE
-    )
+    how: Any = {"figsize": (8.4, 2.05 * len(tiles) + 0.4), "subplot_kw": BARE}
+    figure, axes = plt.subplots(len(tiles), 4, squeeze=False, **how)
     for row, axis in enumerate(axes):
         draw_tile(axis[0], tiles.images[row])
         draw_tile(axis[1], tiles.images[row])

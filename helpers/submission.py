@@ -28,20 +28,11 @@ class Summary:
 
 def write_submission(
     path: Path | str,
-    ids: Iterable[str],
-    masks: ArrayLike,
-    expected_ids: Iterable[str] | None = None,
+    ids: Iterable[str],  # rows are written in this order
+    masks: ArrayLike,  # (n, 101, 101); an empty mask is an empty field
+    expected_ids: Iterable[str] | None = None,  # of `sample_submission.csv`, or `ids`
 ) -> Summary:
     """Check a submission, then write it.
-
-    Args:
-        path: the `.csv` file; equal masks give equal bytes.
-        ids: str (n,); rows are written in this order.
-        masks: (n, 101, 101) as in `rle.as_mask`; an empty mask is an empty field.
-        expected_ids: those of `sample_submission.csv`; by default `ids`.
-
-    Returns:
-        `Summary`.
 
     Raises:
         ValueError: for a wrong suffix, shape or id; nothing is written then.

@@ -40,7 +40,6 @@ class Network:
     scse: bool = False
     hypercolumn: tuple[int, ...] = ()
     gate: bool = False
-    deep_supervision: bool = False
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `build_unet` that are not `None`."""
@@ -66,7 +65,6 @@ class Stage:
     optimizer: str = "adam"  # or "rmsprop", or "muon", see `training.muon`
     weight_decay: float = 0.0  # decoupled: Loshchilov and Hutter 2019, arXiv:1711.05101
     gate: float = 0.0  # weight of the gate's cross-entropy
-    deep_supervision: float = 0.0  # weight of `loss` on every coarser mask
 
 
 @dataclass(frozen=True)
@@ -291,12 +289,6 @@ def get(name: str) -> System | Any:  # Any: an `Ensemble`
 def load_pretrained(name: str = "salt-net") -> keras.Model:
     """A network that is ready to use: salt-net, trained on synthetic geology alone.
 
-    Args:
-        name: of a row whose network has `weights="geology"`.
-
-    Returns:
-        A Keras model as of `build_unet`; `inference.predict(model, images)` uses it.
-
     Raises:
         ValueError: for a system without such weights, or a damaged weight file.
     """
@@ -308,23 +300,8 @@ def load_pretrained(name: str = "salt-net") -> keras.Model:
 
 def table() -> pd.DataFrame:
     """All rows side by side: DataFrame, one row per system."""
-    rows = {name: _summary(row) for name, row in SYSTEMS.items()}
-    return pd.DataFrame.from_dict(rows, "index").fillna("").rename_axis("system")
-
-
-def _summary(row: System | Ensemble) -> dict[str, str]:
-    """One line of the table."""
-    if isinstance(row, Ensemble):
-        mean = " + ".join(f"{weight:g} {name}" for name, weight in row.members)
-        return {"network": mean, "published": row.published}
-    parts = ("residual", "center_block", "dilations", "scse", "hypercolumn", "gate")
-    return {
-        "network": " + ".join(
-            [row.network.encoder, *(x for x in parts if getattr(row.network, x))]
-        ),
-        "losses": ", then ".join(stage.loss for stage in row.stages),
-        "epochs": str(row.epochs),
-        "batch": str(row.batch_size),
-        "folds": f"{row.folds} by {row.stratify}",
-        "published": row.published,
-    }
+    rows = pd.DataFrame([vars(row) for row in SYSTEMS.values()], dtype=object)
+    stages = [getattr(row, "stages", ()) for row in SYSTEMS.values()]
+    rows["losses"] = [", then ".join(stage.loss for stage in x) for x in stages]
+    columns = ["title", "losses", "batch_size", "folds", "stratify", "published"]
+    return rows.set_index("name")[columns].fillna("")

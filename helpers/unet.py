@@ -38,7 +38,6 @@ def build_unet(
     scse: bool = False,
     hypercolumn: Sequence[int] = (),
     gate: bool = False,
-    deep_supervision: bool = False,
     **options: Any,
 ) -> keras.Model:
     """Build a U-Net.
@@ -63,15 +62,12 @@ def build_unet(
             such as `(4, 8, 16)` (Hariharan et al. 2015, arXiv:1411.5752).
         gate: a second output, the logit of "this tile has salt". Its sigmoid multiplies
             the last feature map, since a stray pixel on an empty tile scores 0.
-        deep_supervision: further outputs, the logits of the coarser decoder stages at
-            full size (Lee et al. 2014, arXiv:1409.5185).
         options: of the encoder, such as `filters`, `depth` or `stem_stride`.
 
     Returns:
         A Keras model from (batch, height, width, 1), float32 intensities in [0, 1], to
-        logits, (batch, height, width, classes), float32. With `gate` or
-        `deep_supervision` it returns a dictionary: `"mask"` as above, `"gate"`,
-        (batch, 1), and `"deep_1"`, `"deep_2"`, ... like the mask, finest first.
+        logits, (batch, height, width, classes), float32. With `gate` it returns a
+        dictionary: `"mask"` as above, and `"gate"`, (batch, 1).
 
     Raises:
         ValueError: for a bad name, option, size, stride or weight file.
@@ -110,24 +106,20 @@ def build_unet(
         x = decoder_block(x, skip, filters[n], residual, dropout, upsampling, name)
         x = scse_block(x, name=f"{name}_scse") if scse else x
         stages.append(x)
-    height = input_shape[0]
-    while x.shape[1] < height:  # the encoder began with a stride
+    while x.shape[1] < input_shape[0]:  # the encoder began with a stride
         name = f"to_{2 * x.shape[1]}"  # even kernels cover all pixels equally often
         x = upsample(x, filters[-1], upsampling, name, kernel_size=4)
         x = layers.ReLU(name=f"{name}_relu")(x)
 
-    # Outputs: logits of every pixel, and what helps to train them.
+    # Outputs: logits of every pixel, and of the gate.
     outputs = {}
     if hypercolumn:
         x = _hypercolumn(x, stages, hypercolumn)
     if gate:
         outputs["gate"], probability = classification_gate(bottleneck)
         x = layers.Multiply(name="gate_multiply")([x, probability])
-    outputs["mask"] = _logits(x, classes, height, "logits")
-    if deep_supervision:
-        for n, stage in enumerate(stages[-2:0:-1], start=1):
-            outputs[f"deep_{n}"] = _logits(stage, classes, height, f"deep_{n}")
-    result = outputs if len(outputs) > 1 else outputs["mask"]
+    outputs["mask"] = layers.Conv2D(classes, 1, dtype=LOGITS_DTYPE, name="logits")(x)
+    result = outputs if gate else outputs["mask"]
     model = keras.Model(backbone.input, result, name=f"unet_{encoder}")
     if weights == "geology":
         load_geology(model)
@@ -216,15 +208,6 @@ def _hypercolumn(x: Tensor, stages: list[Tensor], strides: Sequence[int]) -> Ten
         y = layers.Conv2D(x.shape[-1], 1, name=f"{name}_mix")(known[stride])
         maps.append(layers.UpSampling2D(stride, interpolation="bilinear", name=name)(y))
     return layers.Concatenate(name="hypercolumn")(maps)
-
-
-def _logits(x: Tensor, classes: int, height: int, name: str) -> Tensor:
-    """A 1 x 1 convolution to the logits, enlarged to full size."""
-    x = layers.Conv2D(classes, 1, dtype=LOGITS_DTYPE, name=name)(x)
-    if (size := height // x.shape[1]) > 1:
-        options = {"interpolation": "bilinear", "dtype": LOGITS_DTYPE}
-        x = layers.UpSampling2D(size, name=f"{name}_full", **options)(x)
-    return x
 
 
 def _freeze(model: keras.Model, prefixes: Sequence[str]) -> None:

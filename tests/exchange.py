@@ -31,14 +31,13 @@ def system():
         scse=True,
         hypercolumn=(2,),
         gate=True,
-        deep_supervision=True,
     )
     return System(
         name="exchanged",
         title="Exchanged between backends",
         source="tests",
         network=network,
-        stages=(Stage("bce+dice", 1, 1e-2, gate=0.1, deep_supervision=0.1),),
+        stages=(Stage("bce+dice", 1, 1e-2, gate=0.1),),
         transform=ResizeOrPad(32, "resize"),
         batch_size=8,
     )

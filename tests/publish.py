@@ -89,8 +89,9 @@ def keep_outputs(executed: Path, notebook: Path) -> None:
                 raise DataError(
                     f"{executed}: stderr holds {output.text[:200]!r}: mend its cause"
                 )
-            if "text" in output:  # without terminal colours
-                output.text = re.sub(r"\x1b\[[0-9;]*m", "", output.text)
+            if "text" in output:  # without terminal colours, and this machine's folder
+                text = re.sub(r"\x1b\[[0-9;]*m", "", output.text)
+                output.text = text.replace(str(ROOT.parent), "/…")
             if "image/png" in output.get("data", {}):
                 if not above:
                     raise DataError(

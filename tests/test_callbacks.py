@@ -2,24 +2,24 @@
 
 import keras
 import numpy as np
-import pytest
 
 from helpers.augmentation import Augmentation
 from helpers.batches import ResizeOrPad, TileBatches
 from helpers.systems import Stage
 from helpers.training.callbacks import (
-    ETA,
     CosineRate,
-    RenameLogs,
+    EpochLogs,
     SeedEpoch,
-    duration,
 )
 
 
 def test_scores_of_several_outputs_get_their_plain_names():
     logs = {"loss": 1, "mask_loss": 2, "gate_loss": 5}
     logs |= {"mask_score": 3, "val_mask_iou": 4}
-    RenameLogs().on_epoch_end(0, logs)
+    renamed = EpochLogs(0)
+    renamed.on_epoch_begin(0)
+    renamed.on_epoch_end(0, logs)
+    assert logs.pop("seconds") == 0.0
     plain = {"loss": 1, "mask_loss": 2, "score": 3, "val_iou": 4, "gate_loss": 5}
     assert logs == plain
 
@@ -33,26 +33,15 @@ def test_cosine_warms_up_and_ends_near_zero():
     assert second.rate(10, 0) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (41.7, "42 seconds"),
-        (100, "2 minutes"),
-        (3000, "50 minutes"),
-        (9000, "2.5 hours"),
-    ],
-)
-def test_durations_are_words(seconds, words):
-    assert duration(seconds) == words
-
-
 def test_time_left_is_estimated_from_the_last_epoch(capsys):
-    eta = ETA(epochs=5)
-    eta.on_epoch_begin(2)
+    loud, quiet = EpochLogs(epochs=5), EpochLogs(epochs=0)
+    for logs in (loud, quiet):
+        logs.on_epoch_begin(2)
+        logs.start -= 20
+        logs.on_epoch_end(2, {})
     assert capsys.readouterr().out == ""
-    eta.on_epoch_end(2, {"seconds": 20.0})
-    eta.on_epoch_begin(3)
-    assert capsys.readouterr().out == "40 seconds to go\n"
+    loud.on_epoch_begin(3), quiet.on_epoch_begin(3)
+    assert capsys.readouterr().out == "00:40 to go\n"
 
 
 def test_keras_fetches_each_batch_of_each_epoch_in_that_epoch():

@@ -130,7 +130,7 @@ def test_tiles_follow_position_and_post_processing(comparison):
 def test_the_system_that_is_right_stands_out(there):
     tiles, made = there
     comparison = Comparison([made[0], made[-1]], tiles)
-    best = comparison.order("systems differ", PostProcess())[0]
+    best = comparison.order(PostProcess())[0]
     _, right, wrong = charts.show_tiles(comparison, [best], PostProcess()).axes
     results = comparison.results(PostProcess())
     assert right.get_title() == f"sharp\nscore {results['sharp'][best]:.1f}"
@@ -167,6 +167,6 @@ def test_still_picture_fits_a_screen_and_shows_where_systems_differ(comparison):
     picture = read(charts.everything(comparison))
     assert picture.shape[1] == 800 and 400 < picture.shape[0] < 750
     assert len(np.unique(picture[..., 0])) > 100
-    first = comparison.order("systems differ", PostProcess())[:2]
+    first = comparison.order(PostProcess())[:2]
     rows = read(charts.png(charts.show_tiles(comparison, first, PostProcess())))[30:]
     assert (picture[-len(rows) :] == rows).all()

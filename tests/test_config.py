@@ -10,7 +10,7 @@ def house(tmp_path, monkeypatch):
     (tmp_path / "repo").mkdir()
     monkeypatch.setattr(config, "ROOT", tmp_path / "repo")
     monkeypatch.setattr(config, "KAGGLE_FOLDERS", (tmp_path / "kaggle",))
-    monkeypatch.setattr(config, "accelerator", lambda: "")
+    monkeypatch.setattr(config, "accelerators", list)
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def test_a_folder_that_does_not_exist_is_never_replaced_by_another(house):
 def test_profile_follows_machine_and_data(
     house, monkeypatch, gpu, real, wanted, profile
 ):
-    monkeypatch.setattr(config, "accelerator", lambda: gpu)
+    monkeypatch.setattr(config, "accelerators", lambda: [gpu] if gpu else [])
     data = str(house) if real else "Synthetic"
     settings = Settings.from_env({"SALT_DATA_DIR": data, "SALT_PROFILE": wanted})
     assert settings.profile.name == profile

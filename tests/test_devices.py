@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 
-from helpers.training import devices
 from helpers.utils import hardware
 
 TRAIN = """
@@ -95,7 +94,7 @@ def test_two_devices_make_the_step_of_one(backend, tmp_path):
 
 def test_single_device_needs_no_strategy(monkeypatch):
     monkeypatch.setattr(hardware, "accelerators", lambda: ["GPU:0"])
-    with devices.distribute() as count:
+    with hardware.distribute() as count:
         assert count == 1
 
 
@@ -105,5 +104,5 @@ def test_batch_normalization_is_synchronized_while_several_devices_train():
     layer = keras.layers.BatchNormalization()
     model = keras.Sequential([keras.Input((4,)), layer])
     for several in (True, False):
-        devices.synchronize(model, several)
+        hardware.synchronize(model, several)
         assert layer.synchronized == several

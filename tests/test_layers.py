@@ -76,7 +76,7 @@ def test_accelerators_convolve_groups_natively(monkeypatch, tmp_path):
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     model.save(tmp_path / "model.keras")
     expected = to_numpy(model(x))
-    monkeypatch.setattr(hardware, "accelerator", lambda: "gpu:0")
+    monkeypatch.setattr(hardware, "accelerators", lambda: ["gpu:0"])
     monkeypatch.setattr(GroupedConv2D, "in_bundles", None)  # not called any more
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     found = to_numpy(loaded(x))

@@ -7,8 +7,7 @@ from keras import layers
 from keras.ops import convert_to_numpy as to_numpy
 
 from helpers.encoders import build_encoder
-from helpers.unet import build_unet
-from helpers.utils.model_stats import multiply_adds, receptive_field, seconds_per_tile
+from helpers.utils.model_stats import multiply_adds, receptive_field
 
 
 def test_multiply_adds_of_layers_counted_by_hand():
@@ -56,8 +55,3 @@ def test_receptive_field_is_what_a_changed_pixel_reaches(depth):
         )
         rows.append(np.abs(change).max() > 1e-4)
     assert sum(rows) == receptive_field(encoder)
-
-
-def test_seconds_are_positive():
-    model = build_unet(input_shape=(32, 32, 1), filters=2, depth=1)
-    assert 0 < seconds_per_tile(model, batch_size=2, repeats=1) < 10

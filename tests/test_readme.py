@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import encoders, losses, systems
-from helpers.training import runs
+from helpers.training import plans
 from helpers.unet import build_unet
 from helpers.utils import model_stats
 
@@ -40,8 +40,8 @@ def test_encoder_loss_and_row_are_added_as_it_says(tables, tmp_path):
     assert model_stats.multiply_adds(encoder) > 0
     row = systems.get("mine").with_weights("none")
     assert row.network.encoder == encoder.name and row.name in systems.table().index
-    runs.write_system(row, tmp_path / "row.json")
-    assert runs.read_system(tmp_path / "row.json") == row
+    plans.write_system(row, tmp_path / "row.json")
+    assert plans.read_system(tmp_path / "row.json") == row
     model = build_unet(input_shape=(64, 64, 1), **row.network.options())
     model.compile("sgd", losses.get(row.stages[0].loss))
     rng = np.random.default_rng(0)

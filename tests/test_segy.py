@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.special import logit
+from survey import write_survey
 
 from helpers import __main__ as main
 from helpers.inference import predict_section
-from helpers.synthetic.survey import write_survey
 from helpers.utils import segy
 from helpers.utils.files import DataError
 

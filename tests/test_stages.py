@@ -72,13 +72,9 @@ def test_plateau_keeps_the_best_weights(tiles, settings, monkeypatch):
 GATED = replace(
     TINY,
     name="gated",
-    network=systems.Network(
-        filters=4, depth=2, dropout=0.2, gate=True, deep_supervision=True
-    ),
+    network=systems.Network(filters=4, depth=2, dropout=0.2, gate=True),
     stages=(
-        Stage(
-            "dice+0.2bce", 2, 1e-2, gate=0.1, deep_supervision=0.5, weight_decay=1e-4
-        ),
+        Stage("dice+0.2bce", 2, 1e-2, gate=0.1, weight_decay=1e-4),
         Stage("lovasz-elu", 1, 1e-2, "plateau", gate=0.1, optimizer="rmsprop"),
     ),
     min_mask_size=10,
@@ -92,9 +88,7 @@ def test_several_outputs_and_losses_in_stages(tiles, settings, monkeypatch):
     history = run.history()
     assert {"score", "val_score", "iou", "mask_loss", "gate_loss"} <= set(history)
     total = history["mask_loss"] + 0.1 * history["gate_loss"]
-    deep = 0.5 * history["deep_1_loss"]
-    np.testing.assert_allclose(history["loss"][:2], (total + deep)[:2], rtol=0.02)
-    np.testing.assert_allclose(history["loss"][2:], total[2:], rtol=0.02)
+    np.testing.assert_allclose(history["loss"], total, rtol=0.02)
     ids, probabilities = run.validation()
     again = run.predict(tiles.take(np.isin(tiles.ids, ids)).images)
     np.testing.assert_allclose(again, probabilities, atol=0.5 / 255 + 1e-4)
@@ -146,7 +140,6 @@ def test_every_dropout_layer_has_a_seed_of_its_own_in_every_epoch():
     ("stage", "message"),
     [
         (Stage("bce", 1, gate=0.1), r"Stage\(gate=...\) needs Network\(gate=True\)"),
-        (Stage("bce", 1, deep_supervision=0.1), r"Network\(deep_supervision=True\)"),
         (Stage("bce", 1, optimizer="sgd"), "'sgd' must be one of .*'rmsprop'"),
         (Stage("bced", 1), "unknown loss 'bced'"),
         (Stage("bce", 1, schedule="plataeu"), "'plataeu' must be one of .*'plateau'"),

@@ -83,16 +83,6 @@ def test_other_runs_can_be_selected(panel, made):
     assert not panel.note.value
 
 
-def test_names_stand_for_all_folds_of_a_system(panel, made):
-    _, tiles, there = made
-    soft = next(run for run in there if run.name == "soft/fold-0")
-    named = panels.compare([soft, "soft", "wild"], tiles, panel.settings)
-    names = [run.name for run in named.selected.value]
-    assert names == ["soft/fold-0", "soft/fold-1", "wild/fold-0", "wild/fold-1"]
-    with pytest.raises(DataError, match="no finished run of nobody"):
-        panels.compare(["nobody"], tiles, panel.settings)
-
-
 def test_names_cannot_bring_html(panel, made, tmp_path):
     (other,) = pretend(tmp_path, made[1], ("rough",))
     other.config["system"]["name"] = "<img src=x>"
@@ -103,7 +93,7 @@ def test_names_cannot_bring_html(panel, made, tmp_path):
     assert "<img" not in "".join(shown)
 
 
-def test_pages_of_tiles_are_turned_and_sorted(panel):
+def test_pages_of_tiles_are_turned(panel):
     browser = show(panel, "Tiles")
     seen = [browser.image.value]
 
@@ -115,9 +105,6 @@ def test_pages_of_tiles_are_turned_and_sorted(panel):
         browser.page.value = page
         assert changed()
     assert browser.page.max == 4  # of 12 tiles
-    for by in ("most salt", "worst score", "systems differ"):
-        browser.by.value = by
-        assert changed() and browser.page.value == 1
     assert not panel.note.value
 
 
@@ -283,7 +270,7 @@ def test_every_control_has_a_name(panel):
             yield widget
 
     found = list(controls(panel))
-    assert len(found) > 15
+    assert len(found) > 12
     assert all(control.description for control in found)
 
 

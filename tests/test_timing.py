@@ -23,7 +23,7 @@ def clock(monkeypatch):
 
     def step(system, policy):
         timed.append((system.name, policy))
-        return 1000, seconds[policy]
+        return seconds[policy]
 
     monkeypatch.setattr(timing, "_time_step", step)
     return seconds, timed
@@ -43,7 +43,7 @@ def test_faster_format_is_chosen_and_both_times_are_printed(
     assert len(timed) == 4
 
 
-def test_steps_are_timed_once_for_a_network_and_a_device(
+def test_steps_are_timed_once_for_a_network_and_a_machine(
     clock, tiles, settings, monkeypatch
 ):
     _, timed = clock
@@ -52,7 +52,7 @@ def test_steps_are_timed_once_for_a_network_and_a_device(
     timing.choose_precision(lovasz, tiles, settings)
     timing.choose_precision(lovasz.with_weights("a.h5"), tiles, settings)
     assert len(timed) == 2  # one in each format
-    monkeypatch.setattr(timing.hardware, "describe_device", lambda: "another")
+    monkeypatch.setattr(timing.platform, "node", lambda: "another")
     timing.choose_precision(LONG, tiles, settings)
     assert len(timed) == 4
     known = json.loads((settings.output_dir / "step-times.json").read_text())
@@ -71,12 +71,12 @@ def test_estimate_is_one_line_and_grows_with_the_work(
     clock, tiles, settings, monkeypatch, capsys
 ):
     seconds = training.estimate([TINY], tiles, settings)
-    assert capsys.readouterr().out == "tiny: about a few seconds on this machine\n"
+    assert capsys.readouterr().out == "tiny: about 00:08 on this machine\n"
     steps, validation = 32 / 8, 8 / 8
     assert seconds == pytest.approx(0.5 * TINY.epochs * (steps + validation / 3))
-    assert training.cost(TINY, tiles, settings) == (1000, seconds)
     fewer = replace(TINY, tiles=16)
-    assert training.cost(fewer, tiles, settings)[1] < seconds
+    assert training.estimate([fewer], tiles, settings) < seconds
+    capsys.readouterr()
     assert training.estimate([TINY, TINY], tiles, settings) == 2 * seconds
     assert capsys.readouterr().out.startswith("2 training runs: about ")
     monkeypatch.setattr(runs, "look_up", lambda *_: (None, None, "finished"))
@@ -84,13 +84,11 @@ def test_estimate_is_one_line_and_grows_with_the_work(
     assert capsys.readouterr().out == "nothing to train: the runs are there\n"
 
 
-@pytest.mark.parametrize("parts", [{}, {"gate": True, "deep_supervision": True}])
+@pytest.mark.parametrize("parts", [{}, {"gate": True}])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_a_real_step_is_timed(parts, policy, eager):
     system = replace(TINY, network=replace(TINY.network, **parts))
-    parameters, seconds = timing._time_step(system, policy)
-    assert 0 < seconds < 60
-    assert parameters == training.build_model(system).count_params()
+    assert 0 < timing._time_step(system, policy) < 60
     assert keras.config.dtype_policy().name == "float32"
 
 

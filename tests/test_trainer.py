@@ -9,7 +9,7 @@ from pretend import labelled, pretend
 
 from helpers import config, systems
 from helpers.panel import trainer
-from helpers.training import runs
+from helpers.training import plans
 from helpers.training.runs import Run
 from helpers.utils.files import DataError
 
@@ -65,16 +65,14 @@ def run(tmp_path_factory):
 @pytest.fixture
 def tab(settings, monkeypatch):
     """The tab, and in `tab.added` the runs that it has finished."""
-    monkeypatch.setattr(trainer.training, "cost", lambda *_: (12_000_000, 90.0))
     quick = SimpleNamespace(sleep=lambda _: time.sleep(0.05))
     monkeypatch.setattr(trainer, "time", quick)
     added = []
-    tab = trainer.Trainer(labelled(10), settings, added.append)
+    tab = trainer.Trainer(settings, added.append)
     tab.added = added
-    tab.draw()
     yield tab
-    for process in tab.processes.values():
-        process.kill()
+    if tab.process:
+        tab.process.kill()
 
 
 @pytest.fixture
@@ -100,73 +98,41 @@ def wait(condition, seconds=120):
         time.sleep(0.05)
 
 
-def test_menus_make_a_row_and_say_what_it_costs(tab):
-    assert tab.cost.value.startswith("my-scratch-none-bce-3ep: 12.00 M parameters")
-    assert "90 seconds to train" in tab.cost.value and not tab.train.disabled
+def test_menus_make_a_row(tab):
+    assert tab.system.name == "my-scratch-none-bce-3ep"
     menus = tab.menus
     menus["loss"].value, menus["encoder"].value = "bce+dice", "vgg16"
     menus["weights"].value, menus["epochs"].value = "imagenet", 4
     row = tab.system
     assert row.name == "my-vgg16-imagenet-bce+dice-4ep"
-    assert tab.cost.value.startswith(row.name)
     assert row.network == systems.Network("vgg16", "imagenet")
     assert row.epochs == 4 and row.stages[0].loss == "bce+dice"
     assert row.tiles == 32 and row.transform.size == 64  # the profile's
     assert row.augmentation == systems.get(systems.DEFAULT).augmentation
 
 
-def test_combination_that_cannot_be_built_cannot_be_started(tab, monkeypatch):
-    def refuse(*_):
-        raise ValueError("filters that fit <no> stage")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.training, "cost", refuse)
-        tab.menus["epochs"].value = 5
-        assert tab.train.disabled and "fit &lt;no&gt; stage" in tab.note.value
-    tab.menus["epochs"].value = 6
-    assert not tab.train.disabled and not tab.note.value
-
-
-def test_cost_is_that_of_the_network(settings):
-    tab = trainer.Trainer(labelled(10), settings, print)
-    tab.draw()
-    first = tab.cost.value
-    assert "M parameters, " in first and not tab.train.disabled
-    tab.menus["encoder"].value = "mobilenet"
-    assert tab.cost.value.split(": ")[1] != first.split(": ")[1]
-
-
 def test_finished_training_is_added(tab, stand_in, settings):
     stand_in(FINISH)
     folder = settings.runs_dir / tab.system.name / "fold-0"
     tab.train.click()
-    assert "training" in tab.state.value
     wait(lambda: tab.image.value)
-    assert tab.processes and bytes(tab.image.value).startswith(b"\x89PNG")
+    assert "epoch 6 of 6" in tab.state.value
+    assert tab.process and bytes(tab.image.value).startswith(b"\x89PNG")
     (folder / "go").touch()
-    wait(lambda: not tab.processes)
+    wait(lambda: not tab.process)
     assert tab.added == [Run(folder)]
     assert tab.added[0].score > 0.5 and "finished" in tab.state.value
-    assert not tab.processes and not tab.note.value
+    assert not tab.note.value
 
 
-def test_two_trainings_join_and_one_is_not_begun_twice(tab, stand_in, settings):
-    stand_in(FINISH)
-    names = []
-    for epochs in (2, 3):
-        tab.menus["epochs"].value = epochs
-        names.append(tab.system.name)
-        tab.train.click()
-        assert not tab.note.value
+def test_one_system_is_trained_at_a_time(tab, stand_in):
+    stand_in(HANG)
     tab.train.click()
-    assert f"{names[1]} is being trained already" in tab.note.value
-    assert list(tab.processes) == names
-    folders = [settings.runs_dir / name / "fold-0" for name in names]
-    wait(lambda: all((folder / "history.csv").exists() for folder in folders))
-    for folder in folders:
-        (folder / "go").touch()
-    wait(lambda: len(tab.added) == 2)
-    assert {run.folder for run in tab.added} == set(folders)
+    first = tab.process
+    tab.menus["epochs"].value = 2
+    tab.train.click()
+    assert "a system is being trained: wait for it, or stop it" in tab.note.value
+    assert tab.process is first
 
 
 def test_training_can_be_stopped(tab, stand_in):
@@ -176,7 +142,7 @@ def test_training_can_be_stopped(tab, stand_in):
     tab.train.click()
     wait(lambda: tab.image.value)
     tab.stop.click()
-    wait(lambda: not tab.processes)
+    wait(lambda: not tab.process)
     assert "ended, -15; train it again to go on" in tab.state.value and not tab.added
     assert not tab.note.value
 
@@ -184,7 +150,7 @@ def test_training_can_be_stopped(tab, stand_in):
 def test_progress_bars_of_a_killed_training_are_not_shown(tab, stand_in):
     stand_in(KILLED)
     tab.train.click()
-    wait(lambda: not tab.processes)
+    wait(lambda: not tab.process)
     assert tab.state.value.isprintable() and "1/4" not in tab.state.value
     assert "ended, -9; train it again to go on" in tab.state.value
 
@@ -194,7 +160,7 @@ def test_history_that_is_half_written_is_drawn_when_it_is_whole(tab, stand_in):
     tab.train.click()
     wait(lambda: tab.image.value)
     tab.stop.click()
-    wait(lambda: not tab.processes)
+    wait(lambda: not tab.process)
     assert not tab.note.value
 
 
@@ -206,7 +172,7 @@ def test_folder_that_cannot_be_written_is_a_sentence(tab, settings, name):
     else:
         path.mkdir(parents=True)
     tab.train.click()
-    assert not tab.processes and str(path) in tab.note.value
+    assert not tab.process and str(path) in tab.note.value
 
 
 @pytest.mark.parametrize(
@@ -216,14 +182,14 @@ def test_folder_that_cannot_be_written_is_a_sentence(tab, settings, name):
 def test_process_that_fails_says_why(tab, stand_in, then, said):
     stand_in(then)
     tab.train.click()
-    wait(lambda: not tab.processes)
+    wait(lambda: not tab.process)
     assert said in tab.state.value and not tab.added
 
 
 def test_log_that_is_gone_is_a_sentence(tab, stand_in, settings):
     stand_in("row.with_suffix('.log').unlink()")
     tab.train.click()
-    wait(lambda: not tab.processes)
+    wait(lambda: not tab.process)
     assert ".log" in tab.note.value and not tab.added
 
 
@@ -252,10 +218,10 @@ def test_real_training_is_stopped_and_goes_on(tab, settings):
     done = 0
     for _ in range(2):
         tab.train.click()
-        wait(lambda: epochs() > done or not tab.processes)  # noqa: B023
-        assert tab.processes, tab.state.value
+        wait(lambda: epochs() > done or not tab.process)  # noqa: B023
+        assert tab.process, tab.state.value
         tab.stop.click()
-        wait(lambda: not tab.processes)
+        wait(lambda: not tab.process)
         assert done < epochs() < 400 and not tab.added
         assert "resumes" in tab.state.value
         done = epochs()
@@ -267,8 +233,8 @@ def test_real_training_is_added(tab, settings):
     tab.menus["epochs"].value = 2
     system = tab.system
     tab.train.click()
-    wait(lambda: not tab.processes)
+    wait(lambda: not tab.process)
     (run,) = tab.added
     assert run.name == f"{system.name}/fold-0" and run.name in tab.state.value
     assert list(run.history()["epoch"]) == [0, 1]
-    assert runs.read_system(run.folder / "config.json") == system
+    assert plans.read_system(run.folder / "config.json") == system

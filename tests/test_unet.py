@@ -146,7 +146,6 @@ PARTS = [
     {"scse": True},
     {"hypercolumn": (2, 4)},
     {"gate": True},
-    {"deep_supervision": True},
     {
         "upsampling": "bilinear",
         "center_block": 12,
@@ -154,7 +153,6 @@ PARTS = [
         "scse": True,
         "hypercolumn": (1, 2, 4, 8),
         "gate": True,
-        "deep_supervision": True,
     },
 ]
 
@@ -228,14 +226,6 @@ def test_dilated_branch_sees_as_far_as_it_should():
     tile[0, 0, 0] = 1
     seen = np.argwhere(np.abs(to_numpy(far(tile))[0, ..., 0]) > 0)
     np.testing.assert_array_equal(seen, [[0, 0], [0, 7], [7, 0], [7, 7]])
-
-
-def test_deep_outputs_are_finest_first():
-    model = build_unet(
-        input_shape=(32, 32, 1), filters=4, depth=3, deep_supervision=True
-    )
-    assert list(model.output) == ["mask", "deep_1", "deep_2"]
-    assert [model.get_layer(f"deep_{n}").input.shape[1] for n in (1, 2)] == [16, 8]
 
 
 @pytest.mark.parametrize(

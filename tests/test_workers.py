@@ -7,11 +7,11 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from survey import write_survey
 from tiny import TINY, assert_same, smoke
 
 from helpers import __main__ as main
 from helpers import training
-from helpers.synthetic.survey import write_survey
 from helpers.training import callbacks
 from helpers.utils import segy, workers
 from helpers.utils.files import DataError

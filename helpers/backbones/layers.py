@@ -39,7 +39,7 @@ class BatchNorm(layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        keras_own = keras.backend.backend() != "tensorflow" or hardware.accelerator()
+        keras_own = keras.backend.backend() != "tensorflow" or hardware.accelerators()
         keras_own = keras_own or self.synchronized or mask is not None
         if keras_own or keras.backend.standardize_dtype(inputs.dtype) == "float64":
             return super().call(inputs, training=training, mask=mask)
@@ -73,7 +73,7 @@ class GroupedConv2D(layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
-        if hardware.accelerator():
+        if hardware.accelerators():
             return super().convolution_op(inputs, kernel)
         return self.in_bundles(inputs, kernel, BUNDLE)
 

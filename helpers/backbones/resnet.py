@@ -3,11 +3,8 @@
 Those are `resnet34`, `legacy_seresnext50_32x4d` and `legacy_seresnext101_32x4d`. Layers
 have timm's names with underscores: `layer1.0.conv1` is `layer1_0_conv1`.
 
-Sources:
-    - He et al. 2015, Deep residual learning, https://arxiv.org/abs/1512.03385
-    - Xie et al. 2016, ResNeXt, https://arxiv.org/abs/1611.05431
-    - Hu et al. 2017, Squeeze and excitation, https://arxiv.org/abs/1709.01507
-    - https://github.com/huggingface/pytorch-image-models (resnet.py, senet.py)
+Sources: He et al. 2015, arXiv:1512.03385; Xie et al. 2016, arXiv:1611.05431; Hu et al.
+2017, arXiv:1709.01507; https://github.com/huggingface/pytorch-image-models
 """
 
 from keras import layers

@@ -36,15 +36,10 @@ RANDOM = "use random weights (--weights none in the shell, weights=None in Pytho
 def load_weights(model: keras.Model, path: Path | str, by_order: bool = False) -> None:
     """Load a weight file, which has all layers of a model, or leave it as it is.
 
-    Args:
-        model: an encoder, or a model whose layers have the application's names.
-        path: of a Keras application (`.h5`) or timm (`.safetensors`); a classifier
-            after the model's layers is ignored.
-        by_order: match layers by order, not by name, and allow no further ones.
-
     Raises:
         ValueError: if the file is missing, damaged or of another kind, or does not fit.
     """
+    # Layers are found by name, and a classifier after them is ignored; or `by_order`.
     path, before = Path(path), model.get_weights()
     try:
         if not path.is_file() or path.suffix not in (".h5", ".safetensors"):

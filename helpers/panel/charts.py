@@ -97,7 +97,5 @@ def everything(comparison: Comparison) -> bytes:
     scores = show_scores(comparison, plain)
     title = textwrap.fill(comparison.headline(plain), 90)
     scores.suptitle(title, fontsize=10, weight="bold")
-    order = comparison.order("systems differ", plain)
-    tiles = show_tiles(comparison, order[:2], plain)
-    tiles.suptitle(f"Two tiles on which the systems differ. {LEGEND}", fontsize=SMALL)
-    return png(scores, tiles)
+    differ = comparison.order(plain)[:2]
+    return png(scores, show_tiles(comparison, differ, plain))

@@ -18,7 +18,6 @@ from helpers.training import runs
 from helpers.training.runs import Run
 from helpers.utils.files import DataError, atomic_write
 
-ORDERS = ("systems differ", "worst score", "most salt")
 CHOICE = "choice.json"
 Weights = tuple[tuple[str, float], ...]  # (name of a system, weight) pairs
 
@@ -71,20 +70,15 @@ class Comparison:
             mean += np.float32(weight / total) * self._tta[name][tta]
         return np.rint(mean).astype(np.uint8)
 
-    def order(self, by: str, post_process: PostProcess) -> np.ndarray:
-        """Positions of the tiles, int (n,), sorted by one of `ORDERS`.
+    def order(self, post_process: PostProcess) -> np.ndarray:
+        """Positions of the tiles, int (n,), sorted by how much the systems differ.
 
-        First are tiles with salt; where systems differ, those that one of them finds.
+        First are tiles with salt, and of these those that one of them finds.
         """
         scores = np.array([*self.results(post_process).values()])
-        coverage = self.tiles.coverage
         best, gap = scores.max(axis=0), np.ptp(scores, axis=0)
-        keys = {
-            "systems differ": (-best, -gap, coverage == 0),
-            "worst score": (scores.mean(axis=0), coverage == 0),
-            "most salt": (-coverage,),
-        }
-        return np.lexsort(keys[by])  # by the last key first
+        empty = self.tiles.coverage == 0
+        return np.lexsort((-best, -gap, empty))  # by the last key first
 
 
 @dataclass(frozen=True)
@@ -136,9 +130,7 @@ class Choice:
 
     def members(self, settings: Settings) -> dict[Run, float]:
         """{`runs.Run`: weight}, summing to 1; `DataError` if a system has no run."""
-        members: dict[Run, float] = {}
-        total = sum(dict(self.weights).values())
-        for name, weight in self.weights:
-            folds = runs.folds_of(settings, name)
-            members |= dict.fromkeys(folds, weight / total / len(folds))
-        return members
+        total = sum(weight for _, weight in self.weights)
+        folds = {name: runs.folds_of(settings, name) for name, _ in self.weights}
+        shares = ((x, weight / total / len(folds[x])) for x, weight in self.weights)
+        return {run: share for name, share in shares for run in folds[name]}

@@ -12,43 +12,39 @@ from helpers.data import Tiles
 from helpers.inference import PostProcess, bootstrap_ci
 from helpers.metrics import precision_per_image
 from helpers.panel import charts
-from helpers.panel.comparison import ORDERS, Choice, Comparison
+from helpers.panel.comparison import Choice, Comparison
 from helpers.panel.trainer import TURN, Trainer, answering
-from helpers.training.runs import Run, folds_of
+from helpers.training.runs import Run
 from helpers.utils.files import DataError
 
 ROWS = 3  # tiles of a page
 
 
-def compare(runs: Iterable[Run | str], tiles: Tiles, settings: Settings) -> "Panel":
-    """Compare runs on the labeled tiles that they were trained with, in a widget.
-
-    `runs` are `runs.Run`s, or names of systems, which stand for all finished folds.
-    """
+def compare(runs: Iterable[Run], tiles: Tiles, settings: Settings) -> "Panel":
+    """Compare runs on the labeled tiles that they were trained with, in a widget."""
     return Panel(runs, tiles, settings)
 
 
 class Panel(widgets.VBox):
     """The widget that `compare` returns; controls redraw the visible tab only."""
 
-    def __init__(self, runs: Iterable, tiles: Tiles, settings: Settings) -> None:
+    def __init__(self, runs: Iterable[Run], tiles: Tiles, settings: Settings) -> None:
         self.labelled, self.settings = tiles, settings
         self.post_process = PostProcess()  # of the single systems
         wide = widgets.Layout(width="380px")
         self.selected = widgets.SelectMultiple(rows=5, description="runs", layout=wide)
         for run in runs:
-            for fold in folds_of(settings, run) if isinstance(run, str) else [run]:
-                try:
-                    fold.check()
-                    self.add(fold)
-                except DataError as error:
-                    print(f"left out: {error}")
+            try:
+                run.check()
+                self.add(run)
+            except DataError as error:
+                print(f"left out: {error}")
         self.comparison = Comparison(self.selected.value, tiles)
         self.threshold = slider("threshold", 0.5, 0.95, 0.01)
         self.headline, self.note = widgets.HTML(), widgets.HTML()
         self.image = widgets.Image(layout=charts.LAYOUT)
-        self.browser, self.mixer = Browser(self), Mixer(self)
-        self.trainer = Trainer(tiles, settings, self.add)
+        self.browser, self.mixer = _Browser(self), _Mixer(self)
+        self.trainer = Trainer(settings, self.add)
         pages = [self.image, self.browser.box, self.mixer.box, self.trainer.box]
         self.tabs = widgets.Tab(pages, selected_index=0)
         for number, title in enumerate(("Systems", "Tiles", "What if", "Train")):
@@ -71,7 +67,6 @@ class Panel(widgets.VBox):
 
     @answering
     def _select(self) -> None:
-        """Compare the selected runs, if they can be compared."""
         self.comparison = Comparison(self.selected.value, self.labelled)
         self.browser.sort()
         self.mixer.reset()
@@ -79,15 +74,15 @@ class Panel(widgets.VBox):
 
     @answering
     def _draw(self) -> None:
-        """Draw the visible tab."""
         self.post_process = PostProcess(round(self.threshold.value, 2))
         text = self.comparison.headline(self.post_process)
         self.headline.value = html.escape(text)
-        if page := self.tabs.selected_index:
-            (self.browser, self.mixer, self.trainer)[page - 1].draw()
-        else:
+        page = self.tabs.selected_index
+        if page == 0:
             figure = charts.show_scores(self.comparison, self.post_process)
             self.image.value = charts.png(figure)
+        elif page < 3:
+            (self.browser, self.mixer)[page - 1].draw()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and a still picture for readers without a kernel."""
@@ -105,37 +100,33 @@ def slider(name: str, value: float, high: float, step: float) -> Any:
     return made
 
 
-class Browser:
+class _Browser:
     """The second tab: a page of tiles, as every system sees them."""
 
     def __init__(self, panel: Panel) -> None:
         self.panel, self.note = panel, panel.note
         self.image = widgets.Image(layout=charts.LAYOUT)
-        self.by = widgets.Dropdown(options=ORDERS, description="sort by")
         self.page = widgets.BoundedIntText(1, min=1, max=2, description="page")
-        self.box = widgets.VBox([widgets.HBox([self.by, self.page]), self.image])
+        self.box = widgets.VBox([self.page, self.image])
         self.sort()
-        self.by.observe(self.sort, "value")
         self.page.observe(self.draw, "value")
 
     @answering
     def sort(self) -> None:
         """Sort the tiles; they keep this order while the threshold changes."""
-        comparison = self.panel.comparison
-        self.order = comparison.order(self.by.value, self.panel.post_process)
+        self.order = self.panel.comparison.order(self.panel.post_process)
         self.page.max, self.page.value = -(-len(self.order) // ROWS), 1
         self.draw()
 
     @answering
     def draw(self) -> None:
-        """Draw the page."""
         panel, end = self.panel, ROWS * self.page.value
         shown = self.order[end - ROWS : end]
         figure = charts.show_tiles(panel.comparison, shown, panel.post_process)
         self.image.value = charts.png(figure)
 
 
-class Mixer:
+class _Mixer:
     """The third tab: the weighted mean of the systems."""
 
     def __init__(self, panel: Panel) -> None:
@@ -162,14 +153,12 @@ class Mixer:
         self.weights.children = [self.sliders[name] for name in names]
 
     def choice(self) -> Choice:
-        """What the controls describe."""
         pairs = ((x, self.sliders[x].value) for x in self.panel.comparison.systems)
         weights = tuple(pair for pair in pairs if pair[1])
         return Choice(weights, self.tta.value, self.panel.post_process)
 
     @answering
     def draw(self) -> None:
-        """Score the weighted mean."""
         self.score.value = ""
         choice, comparison = self.choice(), self.panel.comparison
         masks = choice.post_process(comparison.mix(choice.weights, choice.tta))

@@ -9,17 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
-from helpers import encoders, losses, plotting, systems, training
+from helpers import encoders, losses, plotting, systems
 from helpers.config import ROOT, Settings
-from helpers.data import Tiles
 from helpers.panel import charts
-from helpers.training.callbacks import duration
-from helpers.training.runs import Run, write_system
+from helpers.training.plans import write_system
+from helpers.training.runs import Run
 
 TURN = threading.RLock()  # one control at a time: a finished training run is one, too
 
@@ -42,9 +40,9 @@ def answering(handler: Callable) -> Callable:
 class Trainer:
     """Menus for a system, and buttons; calls `add` with each finished `runs.Run`."""
 
-    def __init__(self, tiles: Tiles, settings: Settings, add: Callable) -> None:
-        self.tiles, self.settings, self.add = tiles, settings, add
-        self.processes: dict[str, subprocess.Popen] = {}  # by name of the system
+    def __init__(self, settings: Settings, add: Callable) -> None:
+        self.settings, self.add = settings, add
+        self.process: Any = None  # while it trains a system
         self.menus = {
             "encoder": widgets.Dropdown(options=list(encoders.ENCODERS)),
             "weights": widgets.Dropdown(options=["none", "imagenet"]),
@@ -53,13 +51,12 @@ class Trainer:
         }
         for name, menu in self.menus.items():
             menu.description = name
-            menu.observe(self.draw, "value")
         self.train = widgets.Button(description="train", button_style="success")
         self.stop = widgets.Button(description="stop after epoch")
-        self.cost, self.note, self.state = (widgets.HTML() for _ in range(3))
+        self.note, self.state = widgets.HTML(), widgets.HTML()
         self.image = widgets.Image(layout=charts.LAYOUT)
         buttons = widgets.HBox([self.train, self.stop])
-        below = [self.cost, buttons, self.note, self.state, self.image]
+        below = [buttons, self.note, self.state, self.image]
         self.box = widgets.VBox([*self.menus.values(), *below])
         self.train.on_click(self._start)
         self.stop.on_click(self._stop)
@@ -79,61 +76,52 @@ class Trainer:
         return row.with_weights(weights).within(budget)
 
     @answering
-    def draw(self) -> None:
-        """Estimate what the system costs; what cannot be built cannot be started."""
-        self.train.disabled, self.cost.value = True, ""
-        parameters, seconds = training.cost(self.system, self.tiles, self.settings)
-        cost = f"{parameters / 1e6:.2f} M parameters, {duration(seconds)} to train"
-        self.cost.value = html.escape(f"{self.system.name}: {cost}")
-        self.train.disabled = False
-
-    @answering
     def _start(self) -> None:
         """Start a process, which outlives the kernel; a stopped run is resumed."""
+        if self.process:
+            raise ValueError("a system is being trained: wait for it, or stop it")
         system, settings = self.system, self.settings
-        if system.name in self.processes:
-            raise ValueError(f"{system.name} is being trained already")
         row = settings.output_dir / "rows" / f"{system.name}.json"
         write_system(system, row)
         command: list[Any] = [sys.executable, "-m", "helpers", "train", row]
         command += ["--data-dir", settings.data, "--profile", settings.profile.name]
         command += ["--output-dir", settings.output_dir]
-        log = row.with_suffix(".log")
-        with log.open("wb") as out:
-            process = subprocess.Popen(
+        self.log = row.with_suffix(".log")
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
                 command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
             )
-        self.processes[system.name] = process
-        self._say(f"{system.name}: training; the score is drawn after every epoch")
-        threading.Thread(target=self._follow, args=(process, log), daemon=True).start()
+        self.run = Run(settings.runs_dir / system.name / "fold-0")
+        threading.Thread(target=self._follow, daemon=True).start()
 
     @answering
     def _stop(self) -> None:
-        if not self.processes:
+        if not self.process:
             raise ValueError("nothing is being trained from here")
-        for process in [*self.processes.values()]:
-            process.terminate()
+        self.process.terminate()
 
-    def _say(self, text: str) -> None:
-        self.state.value += f"{html.escape(text)}<br>"
-
-    def _follow(self, process: subprocess.Popen, log: Path) -> None:
-        """Draw the score of each epoch until the training ends, and add its run."""
-        run = Run(self.settings.runs_dir / log.stem / "fold-0")
-        while process.poll() is None:
+    def _follow(self) -> None:
+        """Say and draw how far the training is until it ends, and add its run."""
+        while self.process.poll() is None:
             time.sleep(1)
             with contextlib.suppress(Exception):  # not there yet, or half written
-                figure = charts.blank(3)
-                plotting.draw_curves(figure.subplots(), {"": run.history()}, "score")
+                self._say()
+                figure, history = charts.blank(3), self.run.history()
+                plotting.draw_curves(figure.subplots(), {"": history}, "score")
                 self.image.value = charts.png(figure)
-        answering(lambda self: self._finish(run, process.returncode, log))(self)
-        del self.processes[log.stem]
+        self._finish()
+        self.process = None
 
-    def _finish(self, run: Run, status: int, log: Path) -> None:
-        lines = log.read_text(errors="replace").splitlines()
+    @answering
+    def _finish(self) -> None:
+        self._say()
+        if self.process.returncode == 0:
+            self.add(self.run)
+
+    def _say(self) -> None:
+        """Show the last line that the process has printed, and how it ended."""
+        lines = self.log.read_text(errors="replace").splitlines()
         *_, said = ["", *filter(str.isprintable, lines)]  # which no progress bar is
-        if status:
-            said = f"{log.stem}: ended, {status}; train it again to go on. {said}"
-        self._say(said)
-        if status == 0:
-            self.add(run)
+        if status := self.process.returncode:
+            said = f"ended, {status}; train it again to go on. {said}"
+        self.state.value = html.escape(f"{self.log.stem}: {said}")

@@ -3,6 +3,6 @@
 from helpers.training.fit import fit
 from helpers.training.runs import Run, find_runs
 from helpers.training.stages import Stopped, build_model
-from helpers.training.timing import cost, estimate
+from helpers.training.timing import estimate
 
-__all__ = ["Run", "Stopped", "build_model", "cost", "estimate", "find_runs", "fit"]
+__all__ = ["Run", "Stopped", "build_model", "estimate", "find_runs", "fit"]

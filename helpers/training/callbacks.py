@@ -11,36 +11,45 @@ import time
 from typing import Any, Self
 
 import keras
+from tqdm import tqdm
 
 from helpers.batches import TileBatches
 from helpers.systems import Stage
 
 
 class SeedEpoch(keras.callbacks.Callback):
-    """Seeds batches and dropout at the start of every epoch, and times the epoch."""
+    """Seeds batches and dropout at the start of every epoch."""
 
     def __init__(self, batches: TileBatches) -> None:
         super().__init__()
         self.batches = batches
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.perf_counter()
         self.batches.start_epoch(epoch)
         for number, layer in enumerate(self.model.layers):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 layer.seed_generator.state.assign([self.batches.seed + number, epoch])
 
-    def on_epoch_end(self, epoch, logs=None):
-        logs["seconds"] = round(time.perf_counter() - self.start, 1)
 
+class EpochLogs(keras.callbacks.Callback):
+    """Adds the seconds, drops `mask_` from the scores' names, prints the time left."""
 
-class RenameLogs(keras.callbacks.Callback):
-    """Drops `mask_` from the scores' names, so that all histories have one format."""
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs  # of all stages; 0 prints nothing
+        self.seconds = 0.0  # of the last epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.epochs and self.seconds:
+            left = tqdm.format_interval((self.epochs - epoch) * self.seconds)
+            print(f"{left} to go", flush=True)
+        self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         for name in list(logs):
             if name.startswith(("mask_", "val_mask_")) and not name.endswith("_loss"):
                 logs[name.replace("mask_", "")] = logs.pop(name)
+        self.seconds = logs["seconds"] = round(time.perf_counter() - self.start, 1)
 
 
 class CosineRate(keras.callbacks.Callback):
@@ -100,27 +109,3 @@ class StopAfterEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.asked:
             self.model.stop_training = True
-
-
-class ETA(keras.callbacks.Callback):
-    """Prints before every epoch but the first how long the rest of `epochs` takes."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__()
-        self.epochs, self.seconds = epochs, None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.seconds is not None:
-            print(f"{duration((self.epochs - epoch) * self.seconds)} to go", flush=True)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds = logs["seconds"]  # of the last epoch, see `SeedEpoch`
-
-
-def duration(seconds: float) -> str:
-    """`"a few seconds"`, `"40 seconds"`, `"7 minutes"` or `"3.5 hours"`."""
-    if seconds < 100:
-        return "a few seconds" if seconds < 10 else f"{seconds:.0f} seconds"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"

@@ -16,11 +16,10 @@ from helpers.config import Settings
 from helpers.data import Tiles, make_folds
 from helpers.metrics import precision_per_image
 from helpers.systems import System
-from helpers.training import devices, runs, stages, timing
-from helpers.training.callbacks import ETA
+from helpers.training import runs, stages, timing
 from helpers.training.checkpoints import Checkpoints
+from helpers.utils import hardware
 from helpers.utils.files import atomic_write, lock
-from helpers.utils.model_stats import seconds_per_tile
 
 
 def fit(
@@ -37,9 +36,8 @@ def fit(
 
     Args:
         system: a row of `systems.SYSTEMS`, usually cut by `within(budget)`.
-        tiles: labelled `data.Tiles`.
+        tiles, settings: labelled `data.Tiles`, and `config.Settings`.
         fold: number of the fold to leave out and to predict at the end.
-        settings: `config.Settings`: output folder and seed.
         verbose: 0 is silent, 1 a moving progress bar, 2 a line per epoch.
         show: called with the history after every epoch: `plotting.live_curves()`.
 
@@ -67,17 +65,17 @@ def fit(
             plan["precision"] = timing.choose_precision(system, tiles, settings)
         held_out, seed = tiles.take(folds == fold), settings.seed + fold
         parts = _split(system, tiles.take(folds != fold), held_out, seed)
-        extra = [ETA(system.epochs)] if verbose == 1 else []
+        extra = []
         if show:
             extra += [LambdaCallback(on_epoch_end=lambda *_: show(run.history()))]
-        with devices.distribute() as count:
+        with hardware.distribute() as count:
             model = stages.build_model(system, plan["precision"], seed)
             run = _move(run, home, state)
             checkpoints = _begin(run, plan, model, state)
-            data = _batches(system, parts, stages.output_names(model), seed, count)
-            devices.synchronize(model, count > 1)
+            data = _batches(system, parts, seed, count)
+            hardware.synchronize(model, count > 1)
             stages.train(model, system, data, checkpoints, extra, verbose)
-            devices.synchronize(model, False)
+            hardware.synchronize(model, False)
             room = 8 * model.count_params()  # bytes, twice what it needs
             with atomic_write(run.folder / "model.keras", room) as temporary:
                 model.save(temporary)
@@ -126,13 +124,14 @@ def _split(system: System, rest: Tiles, held_out: Tiles, seed: int) -> list[Tile
 
 
 def _batches(
-    system: System, parts: list[Tiles], outputs: tuple, seed: int, devices: int
+    system: System, parts: list[Tiles], seed: int, devices: int
 ) -> list[TileBatches]:
     """Batches for training, and larger ones (without gradients) for validation."""
-    how = (system.batch_size, system.augmentation), (2 * system.batch_size, None)
+    sizes = (system.batch_size, system.augmentation), (2 * system.batch_size, None)
+    gate = system.network.gate
     return [
-        TileBatches(x.images, x.masks, system.transform, *y, seed, outputs, devices)
-        for x, y in zip(parts, how, strict=True)
+        TileBatches(x.images, x.masks, system.transform, *size, seed, gate, devices)
+        for x, size in zip(parts, sizes, strict=True)
     ]
 
 
@@ -151,8 +150,6 @@ def _evaluate(run: runs.Run, plan: dict, system: System, held_out: Tiles) -> Non
         "score": float(scores.mean()),
         "confidence_interval": inference.bootstrap_ci(scores),
         "minutes": round(run.history()["seconds"].sum() / 60, 2),
-        "parameters": model.count_params(),
-        "seconds_per_tile": seconds_per_tile(model, repeats=2),
         "keras": f"{keras.__version__} on {keras.backend.backend()}",
     }
     with atomic_write(run.folder / "config.json") as temporary:

@@ -18,13 +18,7 @@ from helpers.utils.hardware import Tensor
 class Muon(keras.optimizers.Muon):
     """Keras' Muon, which leaves convolutions to Adam, for convolutions as well.
 
-    A kernel (h, w, in, out) is a matrix (h w in, out), and its step is scaled by the
-    root of h w in / out, if that is more than 1. Adam, with a tenth of the learning
-    rate, trains what is no kernel. A learning rate of 0.02 suits most networks.
-
-    Args:
-        learning_rate: of the kernels; a number or a schedule.
-        kwargs: of `keras.optimizers.Muon`; its `weight_decay` is 0.01 by default.
+    Adam, with a tenth of the learning rate, trains what is no kernel.
     """
 
     def __init__(self, learning_rate: Any = 0.02, **kwargs: Any) -> None:
@@ -35,11 +29,11 @@ class Muon(keras.optimizers.Muon):
         return len(variable.shape) not in (2, 4)
 
     def zeropower_via_newtonschulz5(self, x: Tensor, steps: int) -> Tensor:
-        """The nearest orthogonal matrix, about, of the same shape and dtype as `x`."""
+        """The nearest orthogonal matrix, about: (h, w, in, out) as (h w in, out)."""
         matrix = ops.reshape(x, (-1, x.shape[-1]))
         matrix = super().zeropower_via_newtonschulz5(matrix, steps)
         return ops.reshape(matrix, x.shape)
 
     def lr_adjust(self, x: Tensor) -> Tensor:
-        """Scale a step, (h, w, in, out) or (in, out), by its kernel's shape."""
+        """Scale a step by the root of h w in / out, if that is more than 1."""
         return x * max(1.0, np.prod(x.shape[:-1]) / x.shape[-1]) ** 0.5

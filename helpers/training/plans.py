@@ -16,7 +16,7 @@ from helpers.data import Tiles
 from helpers.systems import System
 from helpers.utils.files import DataError, atomic_write
 
-VERSION = 6  # of a run's files; raised when older ones can no longer be read
+VERSION = 7  # of a run's files; raised when older ones can no longer be read
 PLAN = ("version", "system", "losses", "fold", "seed", "profile", "data", "tiles")
 
 
@@ -91,7 +91,7 @@ def read_system(path: Path | str) -> System:
 
 
 def as_system(row: Any, kind: Any = System) -> Any:
-    """JSON as a `System`, or as a value of another `kind`; no values are checked.
+    """JSON as a `System`, or as a value of another `kind`.
 
     Raises:
         TypeError: for JSON of another kind.

@@ -5,14 +5,11 @@
 | `config.json` | the system's row, fold, seed, versions, score; written last |
 | `history.csv` | losses, scores, learning rate and seconds of every epoch |
 | `model.keras` | the network with the weights that were kept |
-| `validation.npz` | ids of the fold's tiles and their probabilities (uint8, 255 is 1) |
+| `validation.npz` | ids and probabilities, `plain` and `mirrored` (uint8, 255 is 1) |
 | `work/plan.json` | what is being trained, until that is finished |
-
-The probabilities are `plain`, and `mirrored`: of the mirror images, mirrored back.
 """
 
 import json
-import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -32,12 +29,9 @@ from helpers.config import TILE, Settings
 from helpers.data import Tiles
 from helpers.systems import System
 from helpers.training.plans import PLAN, VERSION, as_system, check_name, make_plan
-from helpers.training.plans import read_system as read_system
-from helpers.training.plans import write_system as write_system
 from helpers.utils.files import DataError
 
 PLAN_FILE = "work/plan.json"
-NUMBERS = ("fold", "score", "parameters", "seconds_per_tile")
 
 
 @contextmanager
@@ -58,18 +52,9 @@ def _refuse(fault: str) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, read from its folder.
+    """A training run, read from its folder `<system>/fold-<k>`.
 
-    Its network opens with `keras.models.load_model(folder / "model.keras")` as well,
-    after `import helpers.training`. It takes float32 (n, size, size, 1) in [0, 1], the
-    tile after `ResizeOrPad.forward` and divided by 255, and gives logits of that shape
-    (their sigmoid is the probability of salt), or a dict of outputs with `"mask"`.
-
-    Attributes:
-        folder: `<system>/fold-<k>`.
-
-    Raises:
-        DataError: by all that reads a file which is damaged; the message names it.
+    All that reads a damaged file raises a `DataError`, which names the file.
     """
 
     folder: Path
@@ -82,10 +67,10 @@ class Run:
             if config["version"] != VERSION:
                 _refuse("made by another version of helpers")
             check_name(as_system(config["system"]).name)
-            if lacking := {*PLAN, *NUMBERS} - config.keys():
+            if lacking := {*PLAN, "score"} - config.keys():
                 _refuse(f"lacks {min(lacking)}")
-            if wrong := [x for x in NUMBERS if not 0 <= config[x] < math.inf]:
-                _refuse(f"{wrong[0]} is {config[wrong[0]]}")
+            if not (config["fold"] >= 0 and 0 <= config["score"] <= 1):
+                _refuse("is no score of a fold")
         return config
 
     @property
@@ -113,7 +98,7 @@ class Run:
             return pd.read_csv(path, dtype=float).astype({"epoch": int})
 
     def model(self) -> keras.Model:
-        """The trained Keras model; code in the file is not run."""
+        """The trained network, see `build_unet`; code in the file is not run."""
         size = self.config["system"]["transform"]["size"]
         with _reading(self.folder / "model.keras") as path:
             model = keras.models.load_model(path, compile=False, safe_mode=True)
@@ -250,25 +235,17 @@ def predict(
     tta: bool | None = None,
 ) -> np.ndarray:
     """Weighted mean of the runs' probabilities, float32 (n, 101, 101)."""
-    total, mean = _total(members), np.zeros(images.shape, np.float32)
+    mean, scale = np.zeros(images.shape, np.float32), 1 / sum(members.values())
     for run, weight in members.items():
         mean += weight * run.predict(images, progress, tta)
-    return mean / total
-
-
-def _total(members: Mapping[Run, float]) -> float:
-    """The sum of the weights."""
-    total = sum(members.values())
-    if 0 < total < math.inf and min(members.values()) >= 0:
-        return total
-    raise ValueError(f"weights must be positive, at least one: {[*members.values()]}")
+    return mean * scale
 
 
 def out_of_fold(
     members: Mapping[Run, float], tiles: Tiles, tta: bool | None = None
 ) -> tuple[Tiles, np.ndarray]:
     """`(tiles, mean)`: the tiles that all systems left out, float32 (n, 101, 101)."""
-    total, mean = _total(members), np.zeros(tiles.images.shape, np.float32)
+    mean, scale = np.zeros(tiles.images.shape, np.float32), 1 / sum(members.values())
     place = pd.Index(tiles.ids)
     left_out = {run.system: np.zeros(len(tiles), bool) for run in members}
     for run in members:
@@ -279,4 +256,4 @@ def out_of_fold(
         mean[where[known]] += weight * probabilities[known]
         left_out[run.system][where[known]] = True
     chosen = np.all([*left_out.values()], axis=0)
-    return tiles.take(chosen), mean[chosen] / total
+    return tiles.take(chosen), mean[chosen] * scale

@@ -32,11 +32,6 @@ def build_model(system: System, policy: str = "float32", seed: int = 0) -> keras
         return build_unet(input_shape=shape, **system.network.options())
 
 
-def output_names(model: keras.Model) -> tuple[str, ...]:
-    """Names of a network's outputs if it has several, else `()`: tuple of str."""
-    return tuple(model.output) if isinstance(model.output, dict) else ()
-
-
 def check(system: System) -> None:
     """Refuse a row that contradicts itself.
 
@@ -54,10 +49,8 @@ def check(system: System) -> None:
         for name, known in (stage.schedule, SCHEDULES), (stage.optimizer, OPTIMIZERS):
             if name not in known:
                 raise ValueError(f"{system.name}: {name!r} must be one of {[*known]}")
-        for part in ("gate", "deep_supervision"):
-            if getattr(stage, part) and not getattr(system.network, part):
-                fault = f"Stage({part}=...) needs Network({part}=True)"
-                raise ValueError(f"{system.name}: {fault}")
+        if stage.gate and not system.network.gate:
+            raise ValueError(f"{system.name}: Stage(gate=...) needs Network(gate=True)")
 
 
 def train(
@@ -75,12 +68,13 @@ def train(
         Stopped: if SIGINT or SIGTERM asked for it.
     """
     checkpoints.load(model)
+    logs = callbacks.EpochLogs(system.epochs if verbose == 1 else 0)
     with callbacks.StopAfterEpoch() as stop:
         for stage in system.stages[checkpoints.stage :]:
             plateau = _plateau(stage) if stage.schedule == "plateau" else []
             first, following, end = checkpoints.begin(system, plateau)
             rate = plateau or [callbacks.CosineRate(stage, first, len(data[0]))]
-            logs = [callbacks.SeedEpoch(data[0]), callbacks.RenameLogs()]
+            seed = callbacks.SeedEpoch(data[0])
             _compile(model, stage, system).fit(
                 data[0],
                 validation_data=data[1],
@@ -88,7 +82,7 @@ def train(
                 epochs=end,
                 shuffle=False,  # the batches shuffle themselves
                 verbose=verbose,
-                callbacks=[*logs, *rate, checkpoints, *extra, stop],
+                callbacks=[seed, logs, *rate, checkpoints, *extra, stop],
             )
             checkpoints.load(model)  # after a plateau stage: its best weights
             if stop.asked:
@@ -97,19 +91,16 @@ def train(
 
 def _compile(model: keras.Model, stage: Stage, system: System) -> keras.Model:
     """A new model of the same layers, compiled for one stage."""
-    outputs, loss = output_names(model), losses.get(stage.loss)
+    gated, loss = system.network.gate, losses.get(stage.loss)
     metrics = [CompetitionScore(system.transform), MeanTileIoU(system.transform)]
-    each = {x: losses.get("bce") if x == "gate" else loss for x in outputs}
-    shares = {"mask": 1.0, "gate": stage.gate}
-    weights = {x: shares.get(x, stage.deep_supervision) for x in outputs}
     optimizer, decay = OPTIMIZERS[stage.optimizer], stage.weight_decay or None
     with precision(model.dtype_policy.name):
         compiled = keras.Model(model.input, model.output)
         compiled.compile(
             optimizer(stage.learning_rate, weight_decay=decay),
-            loss=each or loss,
-            loss_weights=weights or None,
-            metrics={"mask": metrics} if outputs else metrics,
+            loss={"mask": loss, "gate": losses.get("bce")} if gated else loss,
+            loss_weights={"mask": 1.0, "gate": stage.gate} if gated else None,
+            metrics={"mask": metrics} if gated else metrics,
             jit_compile=jit_compile(),
         )
     return compiled

@@ -1,6 +1,7 @@
 """How long training takes on this machine, and in which number format it is faster."""
 
 import json
+import platform
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 from helpers import losses
 from helpers.batches import TileBatches
@@ -15,25 +17,18 @@ from helpers.config import TILE, Settings
 from helpers.data import Tiles
 from helpers.systems import System
 from helpers.training import runs, stages
-from helpers.training.callbacks import duration
 from helpers.utils import hardware
 from helpers.utils.files import atomic_write
 
-LONG = 120  # seconds of training that make it worth timing a second number format
+LONG = 40  # seconds of training that make it worth timing a second number format
 
 
 def choose_precision(system: System, tiles: Tiles, settings: Settings) -> str:
     """Choose the dtype policy in which a system trains faster, and print why: str."""
-    times = _step_times(system, tiles, settings)[1]
+    times = _step_times(system, tiles, settings)
     words = ", ".join(f"{seconds:.2g} s in {name}" for name, seconds in times.items())
     print(f"{system.name}: one training step takes {words}", flush=True)
     return min(times, key=times.__getitem__)
-
-
-def cost(system: System, tiles: Tiles, settings: Settings) -> tuple[int, float]:
-    """`(parameters, seconds)` of one training run: int, float."""
-    parameters, times = _step_times(system, tiles, settings)
-    return parameters, min(times.values()) * _steps(system, tiles)
 
 
 def estimate(
@@ -42,9 +37,12 @@ def estimate(
     """Print how long the unfinished runs of these systems will take: float, seconds."""
     looked = ((x, runs.look_up(x, tiles, fold, settings)[2]) for x in systems)
     left = [system for system, state in looked if state != "finished"]
-    total = sum((cost(system, tiles, settings)[1] for system in left), 0.0)
+    total = 0.0
+    for system in left:
+        step = min(_step_times(system, tiles, settings).values())
+        total += step * _steps(system, tiles)
     name = left[0].name if len(left) == 1 else f"{len(left)} training runs"
-    about = f"{name}: about {duration(total)} on this machine"
+    about = f"{name}: about {tqdm.format_interval(total)} on this machine"
     print(about if left else "nothing to train: the runs are there", flush=True)
     return total
 
@@ -57,36 +55,37 @@ def _steps(system: System, tiles: Tiles) -> float:
     return system.epochs * (-(-count // system.batch_size) + validation)
 
 
-def _step_times(system: System, tiles: Tiles, settings: Settings) -> tuple[int, dict]:
-    """Parameters, and {policy: seconds per step}, timed once per network and device."""
+def _step_times(system: System, tiles: Tiles, settings: Settings) -> dict[str, float]:
+    """{policy: seconds per step}, timed once per network and machine."""
     path, known = settings.output_dir / "step-times.json", {}
-    with suppress(OSError, ValueError, TypeError):  # else all is timed again
-        known = dict(json.loads(path.read_text()))
+    with suppress(OSError, ValueError):  # else all is timed again
+        known = json.loads(path.read_text())
     plain = replace(system, network=replace(system.network, weights=None))
-    where = hardware.describe_device(), keras.backend.backend(), keras.__version__
-    key = repr((*where, plain.network, system.transform.size, system.batch_size))
-    parameters, times = known.get(key, (0, {}))
+    what = plain.network, plain.transform.size, plain.batch_size
+    where = platform.node(), hardware.accelerators(), keras.backend.backend()
+    key = repr((*what, *where, keras.__version__))
+    times = known.setdefault(key, {})
     for policy in ("float32", hardware.half_precision()):
         is_long = times.get("float32", LONG) * _steps(system, tiles) >= LONG
         if policy not in times and is_long:
-            parameters, times[policy] = _time_step(plain, policy)
+            times[policy] = _time_step(plain, policy)
             with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(known | {key: (parameters, times)}))
-    return parameters, times
+                temporary.write_text(json.dumps(known))
+    return times
 
 
-def _time_step(system: System, policy: str) -> tuple[int, float]:
-    """Parameters, and seconds per step with SGD, which compiles faster than Adam."""
+def _time_step(system: System, policy: str) -> float:
+    """Seconds per step with SGD, which compiles faster than Adam."""
     model, size = stages.build_model(system, policy), system.batch_size
-    names = stages.output_names(model)
+    bce, gate = losses.get("bce"), system.network.gate
     with hardware.precision(policy):
-        loss = {name: losses.get("bce") for name in names} or losses.get("bce")
+        loss = {"mask": bce, "gate": bce} if gate else bce
         model.compile("sgd", loss, jit_compile=hardware.jit_compile())
     images = np.random.default_rng(0).integers(256, size=(size, TILE, TILE), dtype="u1")
-    tiles = TileBatches(images, images > 99, system.transform, size, outputs=names)
+    batch = TileBatches(images, images > 99, system.transform, size, gate=gate)[0]
     seconds: list[float] = []
     while len(seconds) < 4 and sum(seconds[1:]) < 1:  # the first one compiles
         start = time.perf_counter()
-        model.train_on_batch(*tiles[0])
+        model.train_on_batch(*batch)
         seconds.append(time.perf_counter() - start)
-    return model.count_params(), min(seconds[1:])
+    return min(seconds[1:])

@@ -26,35 +26,24 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def run(paths: Sequence[Path], executed: Path, runs_dir: Path) -> str:
-    """Run notebooks one after the other, with a progress bar for each.
+    """Run notebooks in order; returns `""`, or which cell failed and its error.
 
-    Beside the cells, the bar shows the epoch, the score and the time left of the
-    current training run, and the time left in all. Ctrl-C and SIGTERM interrupt the
-    kernel, in which a training run finishes its epoch; a second one ends it at once.
-
-    Args:
-        paths: of the notebooks, which are not changed.
-        executed: folder for the executed copies, also of one that fails.
-        runs_dir: where training runs are kept.
-
-    Returns:
-        `""`, or the notebook and cell that failed and its error.
+    Copies with outputs, also of one that fails, are written to the folder `executed`.
     """
+    # Ctrl-C and SIGTERM interrupt the kernel, in which a training run finishes its
+    # epoch; a second one ends it at once.
     books = [nbformat.read(path, as_version=4) for path in paths]
     clock = _Clock([seconds for book in books for seconds in _cell_seconds(book)])
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        for path, book in zip(paths, books, strict=True):
-            try:
-                fault = _run_one(path, book, clock, runs_dir)
-            finally:
-                _keep_images(book)
-                with atomic_write(executed / path.name) as temporary:
-                    nbformat.write(book, temporary)
-            if fault:
-                return f"{path.name} failed in {fault}"
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for path, book in zip(paths, books, strict=True):
+        try:
+            fault = _run_one(path, book, clock, runs_dir)
+        finally:
+            _keep_images(book)
+            with atomic_write(executed / path.name) as temporary:
+                nbformat.write(book, temporary)
+        if fault:
+            return f"{path.name} failed in {fault}"
     return ""
 
 

@@ -37,17 +37,10 @@ class DataError(Exception):
 def atomic_write(path: Path | str, size: int = 0) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; move it to `path` when complete.
 
-    Args:
-        path: of the file or folder; its parents are made, and what processes that were
-            killed left beside it is removed.
-        size: number of bytes that must be free, if it is known.
-
-    Yields:
-        `Path`, of the same name in a hidden folder beside it.
-
     Raises:
         DataError: for any `OSError`, such as a full or an unmounted disk.
     """
+    # `size` bytes must be free. What killed processes left beside it is removed.
     path = Path(path)
     parents = path.absolute().parents
     try:  # a path on an unmounted disk can often be written to: on the disk below it
@@ -93,12 +86,6 @@ def _hold(file: IO) -> bool | None:
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Let one process at a time into a `with` block, by a file that names it.
-
-    Args:
-        path: `<what is locked>.lock`; if its process is killed, it is free at once.
-
-    Yields:
-        Nothing.
 
     Raises:
         DataError: if another process is in the block, or for any `OSError` before it.
@@ -179,8 +166,6 @@ def find_file(files: Mapping[str, File], name: str) -> File:
 
 
 def _walk(source: Path) -> Iterator[Path]:
-    """The files in a folder and six levels below, in order; links are followed."""
-
     def refuse(error: OSError) -> None:
         raise DataError(_refusal(error.filename, "unreadable folder", error))
 
@@ -231,7 +216,6 @@ def _add_zip(files: dict[str, File], prefix: PurePath, file: File) -> None:
 
 
 def _refusal(where: str, kind: str, error: Exception) -> str:
-    """Why a file, zip or folder cannot be read, and what to do."""
     if isinstance(error, PermissionError):
         return f"{where}: no permission to read it: change its mode"
     if isinstance(error, RuntimeError):  # a password, or an unknown compression

@@ -2,10 +2,8 @@
 
 import logging
 import os
-import platform
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,41 +44,20 @@ def accelerators() -> list[str]:
     return [device for device in devices if not device.lower().startswith("cpu")]
 
 
-def accelerator() -> str:
-    """Name of the first of them, or `""`."""
-    return next(iter(accelerators()), "")
-
-
-def describe_device() -> str:
-    """What models run on, such as `"Tesla T4"` or a processor's name: str."""
-    if accelerator():
-        return _gpu_details()[0] or accelerator()
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    found = re.findall(r"^model name\s*: (.+)", text, re.MULTILINE)
-    name = [*found, platform.processor() or platform.machine()][0]
-    return f"{name}, {os.cpu_count()} cores"
-
-
 def half_precision() -> str:
     """The 16-bit dtype policy that may be faster here than float32: str.
 
     NVIDIA's GPUs before Ampere (compute capability below 8; a T4 has 7.5) multiply
     float16, but not bfloat16, which has the range of float32.
     """
-    capability = _gpu_details()[1] if accelerator().lower().startswith("gpu") else None
-    return "mixed_float16" if capability and capability < (8, 0) else "mixed_bfloat16"
+    if load_keras().backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-
-def _gpu_details() -> tuple[str, tuple[int, ...] | None]:
-    """Name and compute capability of the first accelerator, as far as it has them."""
-    if load_keras().backend.backend() != "tensorflow":
-        return "", None
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
-    return details.get("device_name", ""), details.get("compute_capability")
+        for gpu in tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(gpu)
+            if details.get("compute_capability", (8, 0)) < (8, 0):
+                return "mixed_float16"
+    return "mixed_bfloat16"
 
 
 @contextmanager
@@ -100,3 +77,30 @@ def jit_compile() -> bool | str:
     # Its CPU kernels are faster, and XLA compiles no communication between devices.
     tensorflow = load_keras().backend.backend() == "tensorflow"
     return False if tensorflow and len(accelerators()) != 1 else "auto"
+
+
+@contextmanager
+def distribute() -> Iterator[int]:
+    """Use all accelerators for the models of a `with` block: yields their number."""
+    # Only dropout differs from a single device: losses are means over all tiles.
+    keras, devices = load_keras(), accelerators()
+    scope: Any = nullcontext()
+    if len(devices) > 1:
+        print(f"every batch is divided among {len(devices)} devices")
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            scope = tf.distribute.MirroredStrategy(devices).scope()
+        else:
+            data_parallel = keras.distribution.DataParallel
+            scope = data_parallel(devices=devices, auto_shard_dataset=False).scope()
+    with scope:
+        yield max(len(devices), 1)
+
+
+def synchronize(model: Any, several: bool) -> None:
+    """Let TensorFlow's batch normalization see all parts of a batch, or not."""
+    keras = load_keras()  # JAX needs no such switch
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = several and keras.backend.backend() == "tensorflow"

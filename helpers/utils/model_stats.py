@@ -1,8 +1,6 @@
-"""What a network costs and how far it sees: multiply-adds, time, receptive field."""
+"""What a network costs and how far it sees: multiply-adds and receptive field."""
 
 import math
-import time
-from typing import Any
 
 import keras
 import numpy as np
@@ -43,14 +41,3 @@ def receptive_field(model: keras.Model) -> int:
 def _number(layer: keras.Layer, name: str) -> int:
     """The first number of an attribute such as `strides`; 1 if the layer has none."""
     return int(np.ravel(getattr(layer, name, 1))[0])
-
-
-def seconds_per_tile(model: Any, batch_size: int = 8, repeats: int = 3) -> float:
-    """Time to predict one tile on this machine: the best of `repeats`, in seconds."""
-    tiles = np.zeros((batch_size, *model.input_shape[1:]), np.float32)
-    times = []
-    for _ in range(1 + repeats):
-        start = time.perf_counter()
-        model.predict_on_batch(tiles)
-        times.append(time.perf_counter() - start)
-    return min(times[1:]) / batch_size  # the first one compiles

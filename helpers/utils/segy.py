@@ -54,7 +54,7 @@ def _predictor(run: str | None) -> Any:
 
     predict = inference.predict_section
     if run is None:
-        return partial(predict, systems.load_pretrained(systems.DEFAULT))
+        return partial(predict, systems.load_pretrained())
     trained = Run(Path(run))
     transform = batches.ResizeOrPad(**trained.config["system"]["transform"])
     return partial(predict, trained.model(), transform=transform)

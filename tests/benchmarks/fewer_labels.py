@@ -1,6 +1,6 @@
 """Who needs fewer labels? Two networks from known and from random weights.
 
-Usage: KERAS_BACKEND=jax python tests/benchmarks/fewer_labels.py --out table.csv
+Usage: python tests/benchmarks/fewer_labels.py --data-dir data/tgs
 
 `salt-net` starts from the geology weights, notebook 03's kind of U-Net on VGG16 from
 photographs, and each of them from random weights. All are trained for equally many
@@ -33,9 +33,10 @@ import pandas as pd
 
 from helpers import config, data, inference, losses, metrics, systems, unet
 from helpers.backbones.weights import load_photographs
-from helpers.batches import TileBatches
+from helpers.batches import ResizeOrPad, TileBatches
 from helpers.training.callbacks import CosineRate, SeedEpoch
 from helpers.utils.files import atomic_write
+from helpers.utils.hardware import half_precision, precision
 
 STARTS = (  # network, weights
     ("salt-net", "geology"),
@@ -43,20 +44,22 @@ STARTS = (  # network, weights
     ("VGG16 U-Net", "photographs"),
     ("VGG16 U-Net", "random"),
 )
-RATES = (1e-4, 4e-4, 1.6e-3)
-BATCH = 16
+RATES = (4e-4, 1.6e-3)
 FROZEN = 0.25  # share of the steps in which weights from photographs are frozen
 ROW = systems.get("salt-net")
 
 
-def build(network, weights, seed):
-    """An untrained or pretrained network: Keras model."""
+def build(network, weights, seed, size):
+    """An untrained or pretrained network in 16 bits, and its input: `(model, how)`."""
     keras.utils.set_random_seed(seed)
-    if network == "salt-net":
-        model = systems.load_pretrained("salt-net")
-        return model if weights == "geology" else keras.models.clone_model(model)
-    decoder = (128, 64, 32, 16)
-    model = unet.build_unet("vgg16", (128, 128, 1), decoder_filters=decoder)
+    with precision(half_precision()):
+        if network == "salt-net":
+            model = systems.load_pretrained("salt-net")
+            if weights == "random":
+                model = keras.models.clone_model(model)
+            return model, ROW.transform
+        decoder = (128, 64, 32, 16)
+        model = unet.build_unet("vgg16", (size, size, 1), decoder_filters=decoder)
     if weights == "photographs" and (path := os.environ.get("SALT_PHOTOGRAPHS")):
         with np.load(path) as stored:
             for name in {key.split("/")[0] for key in stored}:
@@ -64,16 +67,16 @@ def build(network, weights, seed):
                 model.get_layer(name).set_weights(arrays)
     elif weights == "photographs":
         load_photographs(model)
-    return model
+    return model, ResizeOrPad(size, "resize")
 
 
-def train(model, tiles, steps, rate, seed):
+def train(model, tiles, steps, rate, seed, transform, batch):
     """Train for some steps; every tile is used equally often."""
     rng, count = np.random.default_rng(seed), len(tiles)
-    index = np.resize(rng.permutation(count), steps * BATCH)
+    index = np.resize(rng.permutation(count), steps * batch)
     some = tiles.take(index)
     batches = TileBatches(
-        some.images, some.masks, ROW.transform, BATCH, ROW.augmentation, seed
+        some.images, some.masks, transform, batch, ROW.augmentation, seed
     )
     stage = systems.Stage("bce+dice", 1, rate)
     compiled = keras.Model(model.input, model.output)
@@ -100,9 +103,10 @@ def read(path):
 
 def work(job):
     """Train one network: its job, the scores of its tiles, and the seconds."""
-    steps, path, (network, weights), count, seed, rate, where = job
+    (steps, size, batch), path, (network, weights), count, seed, rate, where = job
     start, sets = time.time(), read(path)
-    model = build(network, weights, seed)
+    model, transform = build(network, weights, seed, size)
+    how = transform, batch
     order = np.random.default_rng(seed).permutation(len(sets["train"]))
     tiles = sets["train"].take(order[:count])
     steps = steps * (count > 0)
@@ -110,14 +114,14 @@ def work(job):
         frozen = [layer for layer in model.layers if layer.name.startswith("block")]
         for layer in frozen:
             layer.trainable = False
-        train(model, tiles, round(FROZEN * steps), 1e-3, seed + 100)
+        train(model, tiles, round(FROZEN * steps), 1e-3, seed + 100, *how)
         steps -= round(FROZEN * steps)
         for layer in frozen:
             layer.trainable = True
     if steps:
-        train(model, tiles, steps, rate, seed)
+        train(model, tiles, steps, rate, seed, *how)
     try:
-        guess = inference.predict(model, sets[where].images, ROW.transform, tta=False)
+        guess = inference.predict(model, sets[where].images, transform, tta=False)
         scores = metrics.precision_per_image(sets[where].masks, guess > 0.5)
     except FloatingPointError:  # it diverged
         scores = np.zeros(len(sets[where]))
@@ -189,14 +193,16 @@ def pack(path):
 def arguments():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", nargs="+", default=["synthetic"])
+    parser.add_argument("--data-dir", nargs="+", default=["data/tgs"])
     parser.add_argument("--out", type=Path, default=ROOT / "notebooks/fewer_labels.csv")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--size", type=int, default=64, help="of VGG16's input")
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--counts", type=int, nargs="+", default=[50, 200, 800])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=sorted({n for n, _ in STARTS}))
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
-    parser.add_argument("--jobs", type=int, default=14, help="processes at once")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     parser.add_argument("--make", type=int, default=3000, help="synthetic tiles")
     parser.add_argument("--pack", type=Path, help="only write SALT_PHOTOGRAPHS")
     return parser.parse_args()
@@ -217,10 +223,11 @@ def main():
 
 def compare(pool, paths, empty, options):
     """Train everything: the table."""
+    how = options.steps, options.size, options.batch
     starts = [x for x in STARTS[::-1] if x[0] in options.networks]  # slow ones first
     middle = sorted(options.counts)[len(options.counts) // 2]
     grid = [
-        (options.steps, path, start, middle, 0, rate, "validation")
+        (how, path, start, middle, 0, rate, "validation")
         for path, start, rate in product(paths, starts, options.rates)
     ]
     best = {}
@@ -230,12 +237,12 @@ def compare(pool, paths, empty, options):
     for (path, start), (score, rate) in best.items():
         print(f"{Path(path).stem}, {start}: {score:.3f} at {rate:g}", flush=True)
     jobs = [
-        (options.steps, path, start, count, seed, best[path, start][1], "test")
+        (how, path, start, count, seed, best[path, start][1], "test")
         for seed, path, start, count in product(
             range(options.seeds), paths, starts, options.counts
         )
     ]  # and without any labels:
-    jobs += [(0, path, starts[-1], 0, 0, 0.0, "test") for path in paths]
+    jobs += [(how, path, starts[-1], 0, 0, 0.0, "test") for path in paths]
     results = {}
     for n, (job, scores) in enumerate(pool.imap_unordered(work, jobs), start=1):
         _, path, start, count, seed, rate, _ = job

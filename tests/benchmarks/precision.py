@@ -29,7 +29,7 @@ def main(epochs, seeds):
     budget = config.Budget(epochs, tiles=800, batch_size=16)
     system = systems.get("salt-net").within(budget)
     policy = hardware.half_precision()
-    print(f"{hardware.describe_device()}: {policy}")
+    print(f"{hardware.accelerator() or 'CPU'}: {policy}")
     with tempfile.TemporaryDirectory() as folder:
         settings = config.Settings(
             "synthetic", Path(folder), config.PROFILES["quick"], seed=0

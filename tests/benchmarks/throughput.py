@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-from helpers.synthetic.survey import write_survey
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from survey import write_survey
+
 from helpers.utils import segy, workers
 
 WINDOWS = 16  # in an inline of 300 x 200: 12, and the batch is filled up

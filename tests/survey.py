@@ -1,11 +1,18 @@
-"""A small 3-D survey of sections that change slowly, and its truth, as SEG-Y files."""
+"""Write a small 3-D survey of sections that change slowly, and its truth, as SEG-Y.
 
+Usage: python tests/survey.py SURVEY.sgy TRUTH.sgy
+
+`python -m helpers section SURVEY.sgy OUT.sgy --truth TRUTH.sgy` then prints the IoU.
+"""
+
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.synthetic.geology import SALT, SURVEYS, make_section
 from helpers.utils.files import atomic_write
 
@@ -52,3 +59,7 @@ def write_survey(path: Path, truth: Path, inlines: int = 24, seed: int = 11) -> 
         array = np.array(volume, np.float32, order="C")
         with atomic_write(file) as draft:
             tools.from_array3D(str(draft), array, format=5)
+
+
+if __name__ == "__main__":
+    write_survey(*map(Path, sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""The score of every fold of a system, from its finished runs: notebook 05's table.
+
+Usage: python -m helpers train salt-net --fold 0 1 2 3 4 --epochs 6 --profile full
+       python tests/benchmarks/five_folds.py outputs/runs/salt-net --data-dir data/tgs
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from helpers.utils.hardware import load_keras
+
+load_keras()
+import pandas as pd
+
+from helpers import data, inference, metrics
+from helpers.config import Settings
+from helpers.training import runs
+from helpers.utils.files import atomic_write
+
+
+def main():
+    """Score the tiles that each run left out, and all of them together."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="of the system's runs")
+    parser.add_argument("--data-dir", default="data/tgs")
+    parser.add_argument("--out", type=Path, default=ROOT / "notebooks/five_folds.csv")
+    options = parser.parse_args()
+    tiles = data.load_tiles(Settings.from_env({"SALT_DATA_DIR": options.data_dir}))
+    found = runs.find_runs(options.folder.parent, name=options.folder.name)
+    groups = {run.config["fold"]: [run] for run in found} | {"all": found}
+    rows = []
+    for name, members in groups.items():
+        left_out, guess = runs.out_of_fold(dict.fromkeys(members, 1.0), tiles)
+        scores = metrics.precision_per_image(left_out.masks, guess > 0.5)
+        low, high = inference.bootstrap_ci(scores)
+        empty = (left_out.coverage == 0).mean()
+        row = {"fold": name, "tiles": len(scores), "score": scores.mean()}
+        rows.append(row | {"low": low, "high": high, "always empty": empty})
+    table = pd.DataFrame(rows)
+    with atomic_write(options.out) as draft:
+        table.to_csv(draft, index=False, float_format="%.4f")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
