@@ -5,6 +5,7 @@ Usage: python tests/survey.py SURVEY.sgy TRUTH.sgy
 `python -m helpers section SURVEY.sgy OUT.sgy --truth TRUTH.sgy` then prints the IoU.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class _Drift(np.random.Generator):
         return self._streams()[0].exponential(scale, size)
 
 
-def write_survey(path: Path, truth: Path, inlines: int = 24, seed: int = 11) -> None:
+def write_survey(survey: Path, truth: Path, inlines: int = 24, seed: int = 11) -> None:
     """Write amplitudes, and 1 where salt is: inlines of 300 traces, 200 samples."""
     from segyio import tools
 
@@ -55,11 +56,14 @@ def write_survey(path: Path, truth: Path, inlines: int = 24, seed: int = 11) -> 
         sections = [make_section(SURVEYS[1], drift) for drift in drifts]
     seismic = [section.seismic[PART].T for section in sections]
     salt = [section.labels[PART].T == SALT for section in sections]
-    for file, volume in ((path, seismic), (truth, salt)):
+    for file, volume in ((survey, seismic), (truth, salt)):
         array = np.array(volume, np.float32, order="C")
         with atomic_write(file) as draft:
             tools.from_array3D(str(draft), array, format=5)
 
 
 if __name__ == "__main__":
-    write_survey(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("survey", type=Path)
+    parser.add_argument("truth", type=Path)
+    write_survey(**vars(parser.parse_args()))

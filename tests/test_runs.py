@@ -372,11 +372,12 @@ def test_network_is_read_by_a_process_that_has_built_none(tmp_path):
 
 def test_weights_of_runs_must_not_sum_to_nothing(folder):
     runs, images = find_runs(folder), np.zeros((1, 101, 101), np.uint8)
-    members = dict.fromkeys(runs, 0.0)
-    with pytest.raises(ZeroDivisionError):
-        predict(members, images)
-    with pytest.raises(ZeroDivisionError):
-        out_of_fold(members, labelled(5))
+    for weights in ([], [0, 0], [1, -1], [float("nan"), 1]):
+        members = dict(zip(runs, weights, strict=False))
+        with pytest.raises(ValueError, match="weights must be positive"):
+            predict(members, images)
+        with pytest.raises(ValueError, match="weights must be positive"):
+            out_of_fold(members, labelled(5))
 
 
 def test_row_is_written_and_read_again(tmp_path):

@@ -130,7 +130,4 @@ class Choice:
 
     def members(self, settings: Settings) -> dict[Run, float]:
         """{`runs.Run`: weight}, summing to 1; `DataError` if a system has no run."""
-        total = sum(weight for _, weight in self.weights)
-        folds = {name: runs.folds_of(settings, name) for name, _ in self.weights}
-        shares = ((x, weight / total / len(folds[x])) for x, weight in self.weights)
-        return {run: share for name, share in shares for run in folds[name]}
+        return runs.share(settings, self.weights)

@@ -65,9 +65,7 @@ def fit(
             plan["precision"] = timing.choose_precision(system, tiles, settings)
         held_out, seed = tiles.take(folds == fold), settings.seed + fold
         parts = _split(system, tiles.take(folds != fold), held_out, seed)
-        extra = []
-        if show:
-            extra += [LambdaCallback(on_epoch_end=lambda *_: show(run.history()))]
+        extra = [LambdaCallback(on_epoch_end=lambda *_: show and show(run.history()))]
         with hardware.distribute() as count:
             model = stages.build_model(system, plan["precision"], seed)
             run = _move(run, home, state)

@@ -10,9 +10,10 @@
 """
 
 import json
+import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -216,15 +217,22 @@ def folds_of(settings: Settings, name: str) -> list[Run]:
 
 def find_members(settings: Settings, *names: str) -> dict[Run, float]:
     """`{Run: weight}` of the finished folds of systems or ensembles of equal weight."""
-    weights: dict[Run, float] = {}
+    pairs = []
     for name in names:
         has_runs = (settings.runs_dir / check_name(name)).is_dir()
         members = ((name, 1.0),) if has_runs else systems.get(name).members
-        total = len(names) * sum(weight for _, weight in members)
-        for member, weight in members:
-            found = folds_of(settings, member)
-            for run in found:
-                weights[run] = weights.get(run, 0.0) + weight / total / len(found)
+        total = sum(weight for _, weight in members)
+        pairs += [(member, weight / total) for member, weight in members]
+    return share(settings, pairs)
+
+
+def share(settings: Settings, pairs: Sequence[tuple[str, float]]) -> dict[Run, float]:
+    """`{Run: weight}`, summing to 1, of all folds of (system, weight) pairs."""
+    weights: dict[Run, float] = {}
+    for name, weight in pairs:
+        found, part = folds_of(settings, name), weight / sum(x for _, x in pairs)
+        for run in found:
+            weights[run] = weights.get(run, 0.0) + part / len(found)
     return weights
 
 
@@ -235,17 +243,24 @@ def predict(
     tta: bool | None = None,
 ) -> np.ndarray:
     """Weighted mean of the runs' probabilities, float32 (n, 101, 101)."""
-    mean, scale = np.zeros(images.shape, np.float32), 1 / sum(members.values())
+    total, mean = _total(members), np.zeros(images.shape, np.float32)
     for run, weight in members.items():
         mean += weight * run.predict(images, progress, tta)
-    return mean * scale
+    return mean / total
+
+
+def _total(members: Mapping[Run, float]) -> float:
+    total = sum(members.values())
+    if 0 < total < math.inf and min(members.values()) >= 0:
+        return total
+    raise ValueError(f"weights must be positive, at least one: {[*members.values()]}")
 
 
 def out_of_fold(
     members: Mapping[Run, float], tiles: Tiles, tta: bool | None = None
 ) -> tuple[Tiles, np.ndarray]:
     """`(tiles, mean)`: the tiles that all systems left out, float32 (n, 101, 101)."""
-    mean, scale = np.zeros(tiles.images.shape, np.float32), 1 / sum(members.values())
+    total, mean = _total(members), np.zeros(tiles.images.shape, np.float32)
     place = pd.Index(tiles.ids)
     left_out = {run.system: np.zeros(len(tiles), bool) for run in members}
     for run in members:
@@ -256,4 +271,4 @@ def out_of_fold(
         mean[where[known]] += weight * probabilities[known]
         left_out[run.system][where[known]] = True
     chosen = np.all([*left_out.values()], axis=0)
-    return tiles.take(chosen), mean[chosen] * scale
+    return tiles.take(chosen), mean[chosen] / total

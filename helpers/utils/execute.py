@@ -122,8 +122,7 @@ def training_progress(runs_dir: Path, since: float) -> tuple[str, float | None]:
     """How far the current run is, in words, and its seconds left, `None` if unknown."""
     # A run that was left unfinished before `since`, seconds since 1970, is not current.
     try:
-        plans = runs_dir.glob("*/fold-*/work/plan.json")
-        changed, plan = max((plan.stat().st_mtime, plan) for plan in plans)
+        changed, plan = max((x.stat().st_mtime, x) for x in runs_dir.rglob("plan.json"))
         if changed < since:
             return "", None
         stages = json.loads(plan.read_text())["system"]["stages"]

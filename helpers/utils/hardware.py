@@ -45,17 +45,13 @@ def accelerators() -> list[str]:
 
 
 def half_precision() -> str:
-    """The 16-bit dtype policy that may be faster here than float32: str.
-
-    NVIDIA's GPUs before Ampere (compute capability below 8; a T4 has 7.5) multiply
-    float16, but not bfloat16, which has the range of float32.
-    """
+    """The 16-bit dtype policy that may be faster here than float32: str."""
     if load_keras().backend.backend() == "tensorflow":
         import tensorflow as tf
 
         for gpu in tf.config.list_physical_devices("GPU"):
             details = tf.config.experimental.get_device_details(gpu)
-            if details.get("compute_capability", (8, 0)) < (8, 0):
+            if details.get("compute_capability", (8, 0)) < (8, 0):  # no bfloat16: a T4
                 return "mixed_float16"
     return "mixed_bfloat16"
 

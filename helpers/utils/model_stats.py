@@ -8,10 +8,7 @@ from keras import layers
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds of a model's convolutions and dense layers for one tile: int.
-
-    A 3 x 3 convolution of 16 to 32 channels on 64 x 64 pixels: 64 * 64 * 9 * 16 * 32.
-    """
+    """Multiply-adds of a model's convolutions and dense layers for one tile: int."""
     total = 0
     for layer in model.layers:
         if hasattr(layer, "kernel"):
