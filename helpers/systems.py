@@ -204,7 +204,7 @@ def _olsen(depth: int, published: str) -> System:
     )
 
 
-_MUON: Any = {"optimizer": "muon", "weight_decay": 0.01}
+_MUON: Any = {"optimizer": "muon", "weight_decay": 0.05}
 _VGG = ("block1", "block2", "block3", "block4")
 _RESNET = ("stem", "layer1", "layer2", "layer3")
 
@@ -216,11 +216,11 @@ _ALL = (
         network=Network(weights="geology", filters=16, depth=4, blocks=2,
                         stem_stride=2, residual=True),
         stages=(
-            Stage("bce+dice", 120, 0.01, **_MUON),
-            Stage("lovasz-elu", 80, 0.005, warm_up=0, **_MUON),
+            Stage("bce+dice", 60, 0.01, **_MUON),
+            Stage("lovasz-elu", 140, 0.005, warm_up=0, **_MUON),
         ),
         augmentation=Augmentation(
-            zoom=0.1, shift=0.06, brightness=0.08, contrast=0.1, gamma=0.1
+            zoom=0.2, shift=0.1, brightness=0.08, contrast=0.2, gamma=0.2
         ),
     ),
     # Published: the second half of each double convolution read the block's input

