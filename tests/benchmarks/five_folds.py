@@ -1,4 +1,4 @@
-"""The score of every fold of a system, from its finished runs: notebook 05's table.
+"""The score of every fold of a system, from its finished runs, as in notebook 05.
 
 Usage: python -m helpers train salt-net --fold 0 1 2 3 4 --epochs 6 --profile full
        python tests/benchmarks/five_folds.py outputs/runs/salt-net --data-dir data/tgs
@@ -26,7 +26,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="of the system's runs")
     parser.add_argument("--data-dir", default="data/tgs")
-    parser.add_argument("--out", type=Path, default=ROOT / "notebooks/five_folds.csv")
+    parser.add_argument("--out", type=Path, help="a .csv to write")
     options = parser.parse_args()
     tiles = data.load_tiles(Settings.from_env({"SALT_DATA_DIR": options.data_dir}))
     found = runs.find_runs(options.folder.parent, name=options.folder.name)
@@ -40,8 +40,9 @@ def main():
         row = {"fold": name, "tiles": len(scores), "score": scores.mean()}
         rows.append(row | {"low": low, "high": high, "always empty": empty})
     table = pd.DataFrame(rows)
-    with atomic_write(options.out) as draft:
-        table.to_csv(draft, index=False, float_format="%.4f")
+    if options.out:
+        with atomic_write(options.out) as draft:
+            table.to_csv(draft, index=False, float_format="%.4f")
     print(table)
 
 
