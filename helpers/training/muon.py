@@ -23,7 +23,7 @@ class Muon(keras.optimizers.Muon):
 
     def __init__(self, learning_rate: Any = 0.02, **kwargs: Any) -> None:
         own = {"adam_lr_ratio": 0.1, "adam_weight_decay": None, "rms_rate": None}
-        super().__init__(learning_rate, **(own | {"weight_decay": 0.01} | kwargs))
+        super().__init__(learning_rate, **(own | {"weight_decay": 0.05} | kwargs))
 
     def _should_use_adamw(self, variable: Tensor) -> bool:
         return len(variable.shape) not in (2, 4)
