@@ -128,9 +128,10 @@ def main():
         stages.train(model, system, [train, known], Checkpoints(folder), [], 2)
     path = Path(args.out)
     path.parent.mkdir(exist_ok=True)
-    # float16 ends at 65,504, and the variance of some feature maps is beyond
-    kinds = {True: np.float32, False: np.float16}
-    arrays = {x.path: np.asarray(x, kinds["moving" in x.path]) for x in model.weights}
+    arrays = {  # float16 ends at 65,504; variances of some feature maps are beyond
+        x.path: np.asarray(x, np.float32 if "moving" in x.path else np.float16)
+        for x in model.weights
+    }
     save_file(arrays, path, metadata={"tiles": str(args.tiles), "seed": str(SEED)})
     print(path, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
 

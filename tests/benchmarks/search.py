@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from five_folds import summarize
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -37,6 +38,7 @@ from helpers import data, submission
 from helpers.backbones.weights import GEOLOGY
 from helpers.config import Settings
 from helpers.inference import bootstrap_ci
+from helpers.utils.files import atomic_write
 
 TABLE = Path(__file__).with_name("search.csv")
 FIVE_FOLDS = Path(__file__).parents[2] / "notebooks" / "five_folds.csv"
@@ -44,7 +46,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CUDA = DEVICE == "cuda"
 CHUNK = 10  # steps that are queued together
 TILE, SIZE, BEFORE, AFTER = 101, 128, 13, 14
-TRIAL = {
+TRIAL = {  # the row before this search
     "name": "base",
     "fold": 0,  # left out
     "seed": 0,
@@ -70,7 +72,7 @@ TRIAL = {
     "gamma": 0.1,
     "cutmix": 0.0,  # fraction with a rectangle of another tile (arXiv:1905.04899)
     "teachers": 0,  # half of each batch are test tiles, labeled by so many networks
-    "role": "",  # "teacher" of its fold, or "student"
+    "role": "",  # in `--final`: it predicts the test tiles, too
 }
 ROW = {"zoom": 0.2, "shift": 0.1, "contrast": 0.2, "gamma": 0.2}
 ROW |= {"split": 0.3, "decay": 0.05, "steps": 9500}
@@ -449,7 +451,7 @@ class Run:
             "score": round(float(scores.mean()), 4),
             "averaged": round(float(averaged.mean()), 4),
             "seconds": round(time.time() - self.began, 1),
-            "empty": float((masks == 0).all(2).all(1).float().mean()),
+            "empty": (masks == 0).all(2).all(1).tolist(),
             "tiles": [round(x, 1) for x in scores.tolist()],
         }
 
@@ -474,7 +476,7 @@ def search(trials, tiles, out, slots):
             row, trial = run.finish(), run.trial
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            del row["trial"], row["tiles"]
+            del row["trial"], row["tiles"], row["empty"]
             print(trial["name"], "fold", trial["fold"], row, flush=True)
             if trial["role"]:
                 guess = run.predict(tiles["test"])
@@ -485,8 +487,8 @@ def search(trials, tiles, out, slots):
 def final(tiles, ids, out):
     """A teacher and a student per fold; the mean of all ten is the submission."""
     trials = [
-        ROW | {"name": role, "role": role, "fold": k, "seed": seed + k, "teachers": n}
-        for role, seed, n in (("teacher", 10, 0), ("student", 20, 1))
+        ROW | {"name": name, "role": name, "fold": k, "seed": seed + k, "teachers": n}
+        for name, seed, n in (("teacher", 10, 0), ("teacher.student", 20, 1))
         for k in range(5)
     ]
     search(trials, tiles, out, slots=5)
@@ -532,23 +534,18 @@ def table(paths):
             known = {k: trial[k] for k in ("fold", "seed", "steps")}
             line = {"trial": name, "changes": f"GPU: {words}"} | known
             lines.append(line | {"score": row["score"]} | against)
-    if len(folds := runs.get("teacher", {})) == 5:
-        five_folds(dict(sorted(folds.items())))
+    if len(teachers := dict(sorted(runs.get("teacher", {}).items()))) == 5:
+        folds = {k: (x["tiles"], x["empty"]) for k, x in teachers.items()}
+        folds = {k: tuple(map(np.array, parts)) for k, parts in folds.items()}
+        write(summarize(folds), FIVE_FOLDS)
     rows = pd.concat([pd.read_csv(TABLE), pd.DataFrame(lines)])
     rows = rows.drop_duplicates(["trial", "fold", "seed", "steps"], keep="last")
-    rows.to_csv(TABLE, index=False, float_format="%.4f")
+    write(rows, TABLE)
 
 
-def five_folds(runs):
-    """Write notebook 05's table: the score of every fold, and of all tiles."""
-    lines = []
-    for name, members in [*((k, [x]) for k, x in runs.items()), ("all", runs.values())]:
-        scores = np.concatenate([x["tiles"] for x in members])
-        empty = np.concatenate([[x["empty"]] * len(x["tiles"]) for x in members])
-        low, high = bootstrap_ci(scores)
-        line = {"fold": name, "tiles": len(scores), "score": scores.mean()}
-        lines.append(line | {"low": low, "high": high, "always empty": empty.mean()})
-    pd.DataFrame(lines).to_csv(FIVE_FOLDS, index=False, float_format="%.4f")
+def write(rows, path):
+    with atomic_write(path) as draft:
+        rows.to_csv(draft, index=False, float_format="%.4f")
 
 
 def main():
@@ -562,7 +559,10 @@ def main():
     args = parser.parse_args()
     if args.table:
         return table(args.table)
-    settings = Settings.from_env({"SALT_DATA_DIR": args.data_dir})
+    if not args.trials and not args.final:
+        parser.error("give a file of trials, or --final")
+    choice = {"SALT_DATA_DIR": args.data_dir, "SALT_PROFILE": "full"}  # all tiles
+    settings = Settings.from_env(choice)
     known, test = data.load_tiles(settings), data.load_test_tiles(settings)
     torch.backends.cudnn.benchmark = True
     tiles = {
