@@ -29,6 +29,7 @@ from helpers.config import PROFILES, Settings
 from helpers.utils.files import atomic_write
 
 TABLE, FIGURE = HERE / "time_to_quality.csv", HERE / "time_to_quality.svg"
+EMPTY = 0.394  # the score of fold 0 if no tile had salt
 STARTS = (  # row, weights, pixels of the network's input
     ("salt-net", "geology", 128),
     ("salt-net", "none", 128),
@@ -84,16 +85,21 @@ def draw(table):
     """Score against minutes, a line per system and start."""
     plotting.use_style()
     figure, axis = plt.subplots(figsize=(8, 4.5))
-    groups = table.sort_values("minutes").groupby(["system", "start"], sort=False)
+    groups = table.groupby(["system", "start"], sort=False)
     for number, (name, part) in enumerate(groups):
+        part = part.sort_values("minutes")
         color, marker = plotting.look(number)
         bars = (part["score"] - part["low"], part["high"] - part["score"])
         options = {"marker": marker, "color": color, "capsize": 3}
         label = f"{name[0]}, from {name[1]}"
         axis.errorbar(part["minutes"], part["score"], bars, label=label, **options)
+    axis.axhline(EMPTY, color="gray", linestyle=":", label="all tiles called empty")
     axis.set(xscale="log", xlabel="minutes on two cores", ylabel="score of fold 0")
-    axis.legend(fontsize=8)
-    figure.savefig(FIGURE)
+    ticks = [4, 8, 15, 30, 60]
+    axis.set_xticks(ticks, ticks)
+    axis.minorticks_off()
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(FIGURE, bbox_inches="tight")
 
 
 def main():
