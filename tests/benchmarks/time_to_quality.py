@@ -28,7 +28,7 @@ from helpers.batches import ResizeOrPad
 from helpers.config import PROFILES, Settings
 from helpers.utils.files import atomic_write
 
-TABLE, FIGURE = HERE / "time_to_quality.csv", HERE / "time_to_quality.svg"
+TABLE, FIGURE = HERE / "time_to_quality.csv", HERE / "time_to_quality.png"
 EMPTY = 0.394  # the score of fold 0 if no tile had salt
 STARTS = (  # row, weights, pixels of the network's input
     ("salt-net", "geology", 128),
@@ -99,7 +99,7 @@ def draw(table):
     axis.set_xticks(ticks, ticks)
     axis.minorticks_off()
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(FIGURE, bbox_inches="tight")
+    figure.savefig(FIGURE, bbox_inches="tight", dpi=120)
 
 
 def main():
