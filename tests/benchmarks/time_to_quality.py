@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--data-dir", default="data/tgs")
     parser.add_argument("--output-dir", default=tempfile.gettempdir())
     parser.add_argument("--minutes", type=float, nargs="+", default=[30])
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--epochs", type=int, help="of each run, instead of timing")
     names = sorted({name for name, _, _ in STARTS})
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--draw", action="store_true")
