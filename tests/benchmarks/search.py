@@ -30,10 +30,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = map(str, Path(__file__).parents[2:0:-1])  # the course, and tests
 
 import numpy as np
 import pandas as pd
+import pretrain
 import torch
 import torch.nn.functional as F
 from five_folds import summarize
@@ -45,14 +46,12 @@ from helpers.backbones.weights import GEOLOGY
 from helpers.config import Settings
 from helpers.encoders import build_encoder
 from helpers.inference import bootstrap_ci
-from helpers.synthetic import make_tiles
 from helpers.utils.files import atomic_write
 
 TABLE = Path(__file__).with_name("search.csv")
 FIVE_FOLDS = Path(__file__).parents[2] / "notebooks" / "five_folds.csv"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CUDA = DEVICE == "cuda"
-CHUNK_TILES, SEED = 3200, 14  # as in `tests/pretrain.py`
 CHUNK = 10  # steps that are queued together
 TILE, SIZE, BEFORE, AFTER = 101, 128, 13, 14
 TRIAL = {  # the row before this search
@@ -88,7 +87,7 @@ TRIAL = {  # the row before this search
 }
 ROW = {"zoom": 0.2, "shift": 0.1, "contrast": 0.2, "gamma": 0.2}
 ROW |= {"split": 0.3, "decay": 0.05, "steps": 9500}
-SYNTHETIC = {"tiles": "synthetic", "seed": 14, "brightness": 0.15}
+SYNTHETIC = {"tiles": "synthetic", "seed": pretrain.SEED, "brightness": 0.15}
 SYNTHETIC |= {"shift": 0.1, "contrast": 0.4, "gamma": 0.4}
 GEOLOGY_ROW = {"name": "geology", "start": "random", "rate": 0.02, "steps": 14_000}
 GEOLOGY_ROW |= SYNTHETIC | {"zoom": 0.6, "decay": 0.05, "dropout": 0.1}
@@ -668,20 +667,14 @@ def write(rows, path):
         rows.to_csv(draft, index=False, float_format="%.4f")
 
 
-def chunk(number):
-    """One of the chunks of `tests/pretrain.py`."""
-    tiles = make_tiles(CHUNK_TILES, [SEED, number])
-    return tiles.images, tiles.masks * np.uint8(255)
-
-
 def synthetic(count):
-    """Synthetic tiles, on the device: images and masks."""
+    """The first tiles of `tests/pretrain.py`, on the device: images and masks."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(mp_context=context) as pool:
-        parts = list(pool.map(chunk, range(count // CHUNK_TILES)))
-    return [
-        torch.from_numpy(np.concatenate(x)).to(DEVICE) for x in zip(*parts, strict=True)
-    ]
+        parts = list(pool.map(pretrain.chunk, range(count // pretrain.CHUNK)))
+    images, masks = map(np.concatenate, zip(*parts, strict=True))
+    masks = masks * np.uint8(255)
+    return torch.from_numpy(images).to(DEVICE), torch.from_numpy(masks).to(DEVICE)
 
 
 def main():
@@ -718,9 +711,8 @@ def main():
     if args.geology:
         network = SaltNet(TRIAL | GEOLOGY_ROW)
         network.load_state_dict(tiles["trained"]["geology"])
-        network.save(
-            args.geology, tiles=str(len(tiles["synthetic"][0])), seed=str(SEED)
-        )
+        count = str(len(tiles["synthetic"][0]))
+        network.save(args.geology, tiles=count, seed=str(pretrain.SEED))
 
 
 if __name__ == "__main__":
